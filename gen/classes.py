@@ -1,0 +1,118 @@
+"""Class lists: what to clone, as data.
+
+A list is a name (`digits`, `imagenet100`, `imagenet1k`, `places365`) or a path to the user's own file:
+a `.txt` of WordNet ids, one a line ("#" starts a comment), or a `.yaml` list of
+`{name: ..., description: ..., hypernym: ..., key: ...}` where only `name` is required.
+
+Classes are sorted by key, and a class's label is its rank: the same labels that an ImageFolder of the same keys gets.
+"""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+
+from synthclone.gen import wordnet
+
+DATA = Path(__file__).parent / "data" / "classes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassEntry:
+    """One class: the words that a prompt may use of it."""
+
+    key: str
+    """Folder name and sort key: a WordNet id, or a slug of the name."""
+    name: str
+    """"c" of the paper: the synset's lemmas, comma-separated (section 4.1)."""
+    hypernym: str | None = None
+    """"h_c": lemmas of the direct parents; None where the list gives none."""
+    definition: str | None = None
+    """"d_c": WordNet's definition or the list's description."""
+
+
+def names() -> list[str]:
+    """The lists that come with the package."""
+    return sorted(path.stem for path in DATA.iterdir())
+
+
+def load(source: str) -> tuple[ClassEntry, ...]:
+    """The classes of a named list or of a file, sorted by key.
+
+    Raises:
+        ValueError: unknown list, unreadable file, malformed or duplicate entry, or a WordNet id that is not there.
+    """
+    path = next(DATA.glob(f"{source}.*"), None) if re.fullmatch(r"[\w-]+", source) else Path(source)
+    if path is None or not path.is_file():
+        near = get_close_matches(source, names(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown class list {source!r}: neither a file nor one of {', '.join(names())}{hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        entries = _from_yaml(text) if path.suffix in {".yaml", ".yml"} else _from_wnids(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not entries:
+        raise ValueError(f"{path}: no classes in it; give one WordNet id a line, or a YAML list of names")
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.key in seen:
+            raise ValueError(f"{path}: class {entry.key!r} stands twice; remove one or give it a `key` of its own")
+        seen.add(entry.key)
+    return tuple(sorted(entries, key=lambda entry: entry.key))
+
+
+def from_wnid(wnid: str) -> ClassEntry:
+    """A class from WordNet, read literally as the paper does: all lemmas, all direct hypernyms with all their lemmas."""
+    node = wordnet.synset(wnid)
+    parents = [lemma for parent in node.hypernyms() for lemma in wordnet.lemmas(parent)]
+    return ClassEntry(
+        key=wnid,
+        name=", ".join(wordnet.lemmas(node)),
+        hypernym=", ".join(parents) or None,
+        definition=node.definition(),
+    )
+
+
+def same_names(entries: tuple[ClassEntry, ...]) -> dict[str, list[str]]:
+    """Names borne by several classes (ImageNet's two cranes), with their keys: prompt "c" cannot tell them apart."""
+    by_name: dict[str, list[str]] = {}
+    for entry in entries:
+        by_name.setdefault(entry.name, []).append(entry.key)
+    return {name: keys for name, keys in by_name.items() if len(keys) > 1}
+
+
+def _from_wnids(text: str) -> list[ClassEntry]:
+    entries = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        wnid = line.partition("#")[0].strip()
+        if wnid:
+            try:
+                entries.append(from_wnid(wnid))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    return entries
+
+
+def _from_yaml(text: str) -> list[ClassEntry]:
+    items = yaml.safe_load(text)
+    if not isinstance(items, list):
+        raise ValueError("expected a YAML list of entries with a `name`")
+    entries = []
+    for number, item in enumerate(items, start=1):
+        fields = {"name": item} if isinstance(item, str) else item
+        if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
+            raise ValueError(f"entry {number}: {item!r} has no `name` that is a string; quote numbers and yes/no")
+        if unknown := set(fields) - {"name", "description", "hypernym", "key"}:
+            raise ValueError(f"entry {number}: unknown field {sorted(unknown)[0]!r}; valid: name, description, hypernym, key")
+        entries.append(
+            ClassEntry(
+                key=fields.get("key") or re.sub(r"\W+", "_", fields["name"].strip().lower()),
+                name=fields["name"],
+                hypernym=fields.get("hypernym"),
+                definition=fields.get("description"),
+            )
+        )
+    return entries

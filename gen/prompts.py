@@ -1,0 +1,61 @@
+"""Prompts from class entries: the paper's four variants (section 4).
+
+    c                papillon
+    c,h              papillon, toy spaniel
+    c,d              papillon, small slender toy spaniel with erect ears and a black-spotted brown to white coat
+    c,h-inside-b     papillon, toy spaniel inside attic          (b runs over a list of scenes)
+
+Pure functions; which scene an image gets is the plan's business.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+
+from synthclone.gen.classes import ClassEntry
+
+
+class PromptVariant(str, Enum):
+    """The four prompt variants, by the paper's letters: class, hypernym, definition, background."""
+
+    NAME = "c"
+    HYPERNYM = "c,h"
+    DEFINITION = "c,d"
+    BACKGROUND = "c,h-inside-b"
+
+
+def prompt(entry: ClassEntry, variant: PromptVariant, background: str | None = None) -> str:
+    """The prompt of a class.
+
+    Args:
+        entry: the class.
+        variant: which of the four.
+        background: the scene's name; needed by, and only by, `PromptVariant.BACKGROUND`.
+
+    Raises:
+        ValueError: the class has no hypernym or definition to fill the variant with.
+    """
+    if (variant is PromptVariant.BACKGROUND) != (background is not None):
+        raise ValueError(f"prompt variant {variant.value} and background {background!r} do not go together")
+    if variant is PromptVariant.NAME:
+        return entry.name
+    if variant is PromptVariant.DEFINITION:
+        return f"{entry.name}, {_required(entry, 'definition', variant)}"
+    with_hypernym = f"{entry.name}, {_required(entry, 'hypernym', variant)}"
+    return with_hypernym if background is None else f"{with_hypernym} inside {background}"
+
+
+def prompt_table(entries: Sequence[ClassEntry], variant: PromptVariant, backgrounds: Sequence[str]) -> list[list[str]]:
+    """Every distinct prompt of a dataset: a row a class, a column a background (one column without backgrounds)."""
+    scenes: Sequence[str | None] = backgrounds if variant is PromptVariant.BACKGROUND else [None]
+    return [[prompt(entry, variant, scene) for scene in scenes] for entry in entries]
+
+
+def _required(entry: ClassEntry, field: str, variant: PromptVariant) -> str:
+    value: str | None = getattr(entry, field)
+    if not value:
+        yaml_field = "description" if field == "definition" else field
+        raise ValueError(
+            f"class {entry.key!r} has no {field}, which prompt {variant.value} needs; "
+            f"add `{yaml_field}:` to its entry, or use --prompt c"
+        )
+    return value
