@@ -34,6 +34,7 @@ setup(
         "pillow>=11",
         "nltk>=3.9",
         "jsonargparse[signatures]>=4.40",
+        "docstring-parser>=0.16",
         "pyyaml>=6",
         "tqdm>=4.66",
         "deepspeed>=0.18",

@@ -9,18 +9,14 @@ Pure functions; which scene an image gets is the plan's business.
 """
 
 from collections.abc import Sequence
-from enum import Enum
+from typing import Literal, get_args
 
 from synthclone.gen.classes import ClassEntry
 
+PromptVariant = Literal["c", "c,h", "c,d", "c,h-inside-b"]
+"""The four variants by the paper's letters: class, hypernym, definition, background."""
 
-class PromptVariant(str, Enum):
-    """The four prompt variants, by the paper's letters: class, hypernym, definition, background."""
-
-    NAME = "c"
-    HYPERNYM = "c,h"
-    DEFINITION = "c,d"
-    BACKGROUND = "c,h-inside-b"
+VARIANTS: tuple[PromptVariant, ...] = get_args(PromptVariant)
 
 
 def prompt(entry: ClassEntry, variant: PromptVariant, background: str | None = None) -> str:
@@ -29,16 +25,16 @@ def prompt(entry: ClassEntry, variant: PromptVariant, background: str | None = N
     Args:
         entry: the class.
         variant: which of the four.
-        background: the scene's name; needed by, and only by, `PromptVariant.BACKGROUND`.
+        background: the scene's name; needed by, and only by, "c,h-inside-b".
 
     Raises:
         ValueError: the class has no hypernym or definition to fill the variant with.
     """
-    if (variant is PromptVariant.BACKGROUND) != (background is not None):
-        raise ValueError(f"prompt variant {variant.value} and background {background!r} do not go together")
-    if variant is PromptVariant.NAME:
+    if (variant == "c,h-inside-b") != (background is not None):
+        raise ValueError(f"prompt variant {variant} and background {background!r} do not go together")
+    if variant == "c":
         return entry.name
-    if variant is PromptVariant.DEFINITION:
+    if variant == "c,d":
         return f"{entry.name}, {_required(entry, 'definition', variant)}"
     with_hypernym = f"{entry.name}, {_required(entry, 'hypernym', variant)}"
     return with_hypernym if background is None else f"{with_hypernym} inside {background}"
@@ -46,7 +42,7 @@ def prompt(entry: ClassEntry, variant: PromptVariant, background: str | None = N
 
 def prompt_table(entries: Sequence[ClassEntry], variant: PromptVariant, backgrounds: Sequence[str]) -> list[list[str]]:
     """Every distinct prompt of a dataset: a row a class, a column a background (one column without backgrounds)."""
-    scenes: Sequence[str | None] = backgrounds if variant is PromptVariant.BACKGROUND else [None]
+    scenes: Sequence[str | None] = backgrounds if variant == "c,h-inside-b" else [None]
     return [[prompt(entry, variant, scene) for scene in scenes] for entry in entries]
 
 
@@ -55,7 +51,7 @@ def _required(entry: ClassEntry, field: str, variant: PromptVariant) -> str:
     if not value:
         yaml_field = "description" if field == "definition" else field
         raise ValueError(
-            f"class {entry.key!r} has no {field}, which prompt {variant.value} needs; "
+            f"class {entry.key!r} has no {field}, which prompt {variant} needs; "
             f"add `{yaml_field}:` to its entry, or use --prompt c"
         )
     return value
