@@ -4,6 +4,8 @@ installing it puts no package called `eval` or `train` into anybody's Python.
 Versions here are ranges; `constraints.txt` holds the exact set that the tests run on.
 """
 
+from pathlib import Path
+
 from setuptools import setup
 
 FOLDERS = ["export", "engines", "gen", "train", "eval", "bench"]
@@ -12,7 +14,7 @@ setup(
     name="synthclone",
     version="0.1.0",
     description="Clone an image-classification dataset from its class names, with compiled diffusion engines.",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

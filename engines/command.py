@@ -31,13 +31,17 @@ def make_parser(config_class: type, prog: str) -> Parser:
     """A parser with an option for each field, in the order of the dataclass."""
     described = docstring_parser.parse_from_object(config_class)
     parser = Parser(prog=prog, description=described.short_description, default_env=False)
-    parser.add_argument("--config", action="config", help="YAML file with the same fields as the options below; options override it")
+    parser.add_argument(
+        "--config", action="config", help="YAML file with the same fields as the options below; options override it"
+    )
     helps = {param.arg_name: param.description for param in described.params}
     hints = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         flag = "--" + field.name.replace("_", "-")
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        default = None if required else field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        default = (
+            None if required else field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        )  # type: ignore[misc]
         options: dict[str, Any] = {"help": helps[field.name], "default": default}
         if hints[field.name] is bool:
             parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
@@ -52,7 +56,9 @@ def parse(config_class: type[Config], prog: str, argv: Sequence[str] | None) -> 
     return config_class(**{field.name: parsed[field.name] for field in dataclasses.fields(config_class)})  # type: ignore[arg-type]
 
 
-def run(config_class: type[Config], main: Callable[[Config], Any], *, prog: str, argv: Sequence[str] | None = None) -> int:
+def run(
+    config_class: type[Config], main: Callable[[Config], Any], *, prog: str, argv: Sequence[str] | None = None
+) -> int:
     """Parse, run, and turn a user's mistake into one line. Returns the process's exit code.
 
     Set SYNTHCLONE_TRACEBACK=1 to see where an error came from.

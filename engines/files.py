@@ -27,7 +27,9 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            raise OSError(error.errno, f"cannot write: {error.strerror}; free some space, and run again to go on", str(path)) from error
+            raise OSError(
+                error.errno, f"cannot write: {error.strerror}; free some space, and run again to go on", str(path)
+            ) from error
         raise
 
 

@@ -32,7 +32,9 @@ class AxisRange:
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
-            raise ValueError(f"range {self} is out of order: give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, such as 1:8:32")
+            raise ValueError(
+                f"range {self} is out of order: give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, such as 1:8:32"
+            )
 
     def __str__(self) -> str:
         return f"{self.minimum}:{self.optimum}:{self.maximum}"
@@ -98,11 +100,15 @@ class EngineSpec:
             if value.dtype is not DTYPES[spec.dtype]:
                 raise ValueError(f"engine {self.name}: {spec.name} is {value.dtype}, but must be {DTYPES[spec.dtype]}")
             if value.ndim != len(spec.axes):
-                raise ValueError(f"engine {self.name}: {spec.name} has shape {tuple(value.shape)}, but must be {spec.axes}")
+                raise ValueError(
+                    f"engine {self.name}: {spec.name} has shape {tuple(value.shape)}, but must be {spec.axes}"
+                )
             for axis, size in zip(spec.axes, value.shape, strict=True):
                 expected = sizes.setdefault(axis, size) if isinstance(axis, str) else axis
                 if size != expected:
-                    raise ValueError(f"engine {self.name}: {spec.name} has shape {tuple(value.shape)}, but must be {spec.axes}")
+                    raise ValueError(
+                        f"engine {self.name}: {spec.name} has shape {tuple(value.shape)}, but must be {spec.axes}"
+                    )
         for axis, size in sizes.items():
             allowed = self.ranges[axis]
             if not allowed.minimum <= size <= allowed.maximum:
@@ -137,4 +143,6 @@ class EngineSpec:
             return tuple(TensorSpec(**item | {"axes": tuple(item["axes"])}) for item in items)
 
         ranges = {axis: AxisRange.parse(text) for axis, text in data["ranges"].items()}
-        return EngineSpec(name=data["name"], inputs=tensors(data["inputs"]), outputs=tensors(data["outputs"]), ranges=ranges)
+        return EngineSpec(
+            name=data["name"], inputs=tensors(data["inputs"]), outputs=tensors(data["outputs"]), ranges=ranges
+        )

@@ -106,7 +106,9 @@ def _from_yaml(text: str) -> list[ClassEntry]:
         if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
             raise ValueError(f"entry {number}: {item!r} has no `name` that is a string; quote numbers and yes/no")
         if unknown := set(fields) - {"name", "description", "hypernym", "key"}:
-            raise ValueError(f"entry {number}: unknown field {sorted(unknown)[0]!r}; valid: name, description, hypernym, key")
+            raise ValueError(
+                f"entry {number}: unknown field {sorted(unknown)[0]!r}; valid: name, description, hypernym, key"
+            )
         entries.append(
             ClassEntry(
                 key=fields.get("key") or re.sub(r"\W+", "_", fields["name"].strip().lower()),

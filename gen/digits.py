@@ -30,7 +30,9 @@ def split_indices() -> dict[str, list[int]]:
 def make_split(labels_N: np.ndarray, *, seed: int, train_per_class: int) -> dict[str, list[int]]:
     """Draw a stratified split: `train_per_class` digits of each class for training, the rest held out."""
     generator = np.random.default_rng(seed)
-    train = [i for digit in range(10) for i in generator.permutation(np.flatnonzero(labels_N == digit))[:train_per_class]]
+    train = [
+        i for digit in range(10) for i in generator.permutation(np.flatnonzero(labels_N == digit))[:train_per_class]
+    ]
     held_out = np.setdiff1d(np.arange(len(labels_N)), train)
     return {"train": sorted(int(i) for i in train), "held_out": [int(i) for i in held_out]}
 

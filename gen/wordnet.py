@@ -76,7 +76,9 @@ def fetch() -> Path:
         try:
             _unpack_debian(target / "corpora" / "wordnet")
         except (OSError, subprocess.CalledProcessError) as error:
-            raise ValueError(f"WordNet 3.0 could be fetched neither by NLTK nor from Debian ({error}); {MEND}") from error
+            raise ValueError(
+                f"WordNet 3.0 could be fetched neither by NLTK nor from Debian ({error}); {MEND}"
+            ) from error
     return Path(str(corpus().root))
 
 
@@ -85,7 +87,16 @@ def _unpack_debian(target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         lists = Path(scratch) / "lists"
         (lists / "partial").mkdir(parents=True)
-        apt = ["apt-get", "-qq", "-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={scratch}", "-o", "Debug::NoLocking=1"]
+        apt = [
+            "apt-get",
+            "-qq",
+            "-o",
+            f"Dir::State::Lists={lists}",
+            "-o",
+            f"Dir::Cache={scratch}",
+            "-o",
+            "Debug::NoLocking=1",
+        ]
         # apt drops to the user _apt, which may not write here; we are not asking for more than our own rights.
         apt += ["-o", "APT::Sandbox::User="]
         subprocess.run([*apt, "update"], check=True, cwd=scratch, stdout=subprocess.DEVNULL)

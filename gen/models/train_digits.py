@@ -177,7 +177,12 @@ class Loop:
             for mean, value in zip(self.average.parameters(), self.parts.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
         if (step + 1) % 50 == 0:
-            row = {"stage": self.name, "step": step + 1, "loss": round(float(loss), 5), "unix_time_s": round(time.time())}
+            row = {
+                "stage": self.name,
+                "step": step + 1,
+                "loss": round(float(loss), 5),
+                "unix_time_s": round(time.time()),
+            }
             with (self.path.parent / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
         if (step + 1) % self.recipe.state_every == 0 or step + 1 == self.num_steps:
