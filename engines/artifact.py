@@ -21,7 +21,7 @@ from torch import nn
 from synthclone.engines import backend as backends
 from synthclone.engines import files, parity
 from synthclone.engines.backend import Engine, Source
-from synthclone.engines.spec import EngineSpec
+from synthclone.engines.spec import EngineSpec, Precision
 
 FORMAT = 1
 
@@ -30,12 +30,14 @@ class EngineError(ValueError):
     """An engine that cannot be used as it is; the message says why and how to rebuild it."""
 
 
-def engine_identity(spec: EngineSpec, source: Source, backend: str, device: torch.device) -> dict[str, Any]:
-    """Everything that the engine's key hashes, as plain data."""
+def engine_identity(
+    spec: EngineSpec, precision: Precision, digests: Mapping[str, str], backend: str, device: torch.device
+) -> dict[str, Any]:
+    """Everything that the engine's key hashes, as plain data; `digests` are those of `Source`."""
     return {
         "spec": spec.to_json(),
-        "precision": source.precision,
-        "source": dict(source.digests),
+        "precision": precision,
+        "source": dict(digests),
         "backend": backend,
         "versions": backends.find(backend).versions(),
         "device": backends.device_identity(device),
@@ -84,7 +86,7 @@ def build(
     Raises:
         EngineError: the engine disagrees with the reference; the message names the point and the error.
     """
-    identity = engine_identity(spec, source, backend, device)
+    identity = engine_identity(spec, source.precision, source.digests, backend, device)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -82,7 +82,7 @@ def build_tokenizer(corpus: list[str], folder: Path) -> CLIPTokenizer:
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = alphabet + [f"{byte}</w>" for byte in alphabet] + ["".join(pair) for pair in merges]
-    words = list(dict.fromkeys(words)) + ["<|startoftext|>", "<|endoftext|>"]
+    words = [*dict.fromkeys(words), "<|startoftext|>", "<|endoftext|>"]
     vocab = {word: index for index, word in enumerate(words)}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
     tokenizer.save_pretrained(folder)
