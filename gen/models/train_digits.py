@@ -27,7 +27,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthclone.gen import classes, digits
-from synthclone.gen.prompts import VARIANTS, prompt_table
+from synthclone.gen.prompts import VARIANTS, prompt
 
 HERE = Path(__file__).parent
 # CLIP's own pre-tokenisation pattern (Radford et al., 2021): contractions, words, single digits, the rest.
@@ -63,8 +63,11 @@ def prompt_rows() -> list[list[str]]:
     """Every prompt the generator learns: a row a digit, all four variants, 365 backgrounds."""
     entries = classes.load("digits")
     scenes = [entry.name for entry in classes.load("places365")]
-    tables = [prompt_table(entries, variant, scenes) for variant in VARIANTS]
-    return [[text for table in tables for text in table[digit]] for digit in range(10)]
+    short = [variant for variant in VARIANTS if variant != "c,h-inside-b"]
+    return [
+        [prompt(entry, variant) for variant in short] + [prompt(entry, "c,h-inside-b", scene) for scene in scenes]
+        for entry in entries
+    ]
 
 
 def build_tokenizer(corpus: list[str], folder: Path) -> CLIPTokenizer:
