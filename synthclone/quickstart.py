@@ -26,15 +26,15 @@ import torch
 
 from synthclone import real_digits, report
 from synthclone.engines import files
-from synthclone.engines.command import run
+from synthclone.engines.command import parse, run
 from synthclone.eval.evaluate import evaluate_folder
 from synthclone.export import build
 from synthclone.gen import generate
 from synthclone.gen.solvers import SolverName
 from synthclone.train import train
-from synthclone.train.digits import digits_config
 
-MODEL = resources.files("synthclone.gen") / "models" / "digits"
+MODEL = Path(str(resources.files("synthclone.gen"))) / "models" / "digits"
+TRAINING = Path(str(resources.files("synthclone.train"))) / "digits.yaml"
 STAGES = ("engines", "generate", "real data", "train on synthetic", "train on real", "score")
 
 
@@ -74,7 +74,7 @@ class Stages:
 def main(config: QuickstartConfig) -> None:
     """Run all stages and print the result as one line of JSON."""
     stages, folder = Stages(), config.output
-    sources = {"synthetic": folder / "synthetic", "real": folder / "real"}
+    sources = {"synthetic": folder / "synthetic", "real": folder / "real" / "train"}
     start_s = time.perf_counter()
     with stages.stage("engines"):
         build.main(build.BuildConfig(model=str(MODEL), output=folder / "engines", batch="1:32:64"))
@@ -94,12 +94,14 @@ def main(config: QuickstartConfig) -> None:
         generate.main(request)
     with stages.stage("real data"):
         num_real = real_digits.write_training_shards(sources["real"], config.seed)
-        test_folders = real_digits.write_test_folders(folder / "test")
+        test_folders = real_digits.write_test_folders(folder / "real")
     scores: dict[str, dict[str, Any]] = {}
     checkpoints = {}
     for name, data in sources.items():
         with stages.stage(f"train on {name}"):
-            checkpoints[name] = train.main(digits_config(data, folder / f"run_{name}", seed=config.seed))
+            words = ["--config", TRAINING, "--data", data, "--output", folder / f"run_{name}", "--seed", config.seed]
+            recipe = parse(train.TrainConfig, "synthclone train", [str(word) for word in words])
+            checkpoints[name] = Path(train.main(recipe)["checkpoint"])
     with stages.stage("score"):
         for name, checkpoint in checkpoints.items():
             scores[name] = {test: evaluate_folder(checkpoint, path) for test, path in test_folders.items()}

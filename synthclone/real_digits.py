@@ -6,12 +6,16 @@ geometric/      the same, turned, sheared, scaled and moved
 photometric/    the same, with other contrast, brightness, blur and noise, one half inverted
 """
 
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from synthclone.engines import files
+from synthclone.engines.command import run
 from synthclone.gen import classes, digits, shards
 from synthclone.gen.generate import encode_jpeg
 from synthclone.gen.plan import derived_key, permute
@@ -89,3 +93,29 @@ def photometric(image: Image.Image, generator: np.random.Generator) -> Image.Ima
     pixels = np.asarray(image, dtype=np.float32)
     noisy = pixels + generator.normal(0, 15, pixels.shape[:2])[..., None]
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealDigitsConfig:
+    """Write scikit-learn's real digits: training shards, and held-out ImageFolders, plain and shifted."""
+
+    output: Path
+    """Folder for train/, held_out/, geometric/ and photometric/."""
+    seed: int = 0
+    """Seed of the training images' order."""
+
+
+def main(config: RealDigitsConfig) -> None:
+    """Write what is not there yet."""
+    count = write_training_shards(config.output / "train", config.seed)
+    folders = write_test_folders(config.output)
+    print(f"{config.output}: {count} training digits in shards, and {', '.join(map(str, folders.values()))}")
+
+
+def command(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run(RealDigitsConfig, main, prog="python -m synthclone.real_digits", argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(command())
