@@ -138,9 +138,7 @@ def load(tmp_path):
         from synthclone.engines.backend import Runtime
 
         path = tmp_path / "engines" / folder
-        return artifact.open_engine(
-            path, device=CPU, make_module=lambda config: None, runtime=Runtime(**runtime)
-        )
+        return artifact.open_engine(path, device=CPU, make_module=lambda config: None, runtime=Runtime(**runtime))
 
     return run
 

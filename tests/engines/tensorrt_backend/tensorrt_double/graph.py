@@ -5,6 +5,7 @@ import json
 
 import onnx
 from onnx import numpy_helper
+
 from tensorrt_double.base import STATE, VERSION, Dims, IHostMemory
 from tensorrt_double.enumerations import DataType
 

@@ -4,6 +4,7 @@ import threading
 from contextlib import contextmanager
 
 import torch
+
 from tensorrt_double.base import STATE
 from tensorrt_double.running import ALIGNMENT_BYTES
 

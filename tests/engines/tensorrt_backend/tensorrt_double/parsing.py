@@ -4,6 +4,8 @@ import ctypes
 
 import numpy
 import onnx
+from google.protobuf.message import DecodeError
+
 from tensorrt_double import graph
 from tensorrt_double.base import STATE, ILogger, Reporting, typed
 from tensorrt_double.building import INetworkDefinition
@@ -53,7 +55,7 @@ class _Parser:
     def _load(self, path):
         try:
             return onnx.load(path)
-        except Exception as error:
+        except (DecodeError, OSError, ValueError) as error:
             self._errors.append(ParserError(ErrorCode.MODEL_DESERIALIZE_FAILED, f"Failed to parse {path}: {error}"))
             return None
 

@@ -3,6 +3,7 @@
 import ctypes
 
 import onnxruntime
+
 from tensorrt_double import graph
 from tensorrt_double.base import STATE, Dims, Reporting, typed
 from tensorrt_double.enumerations import (
@@ -144,7 +145,9 @@ class IExecutionContext(Reporting):
 
     def set_tensor_address(self, name, memory):
         if name not in self._engine._values or memory % ALIGNMENT_BYTES or not memory:
-            self._report(ErrorCodeTRT.INVALID_ARGUMENT, f"{name}: address {memory:#x} is not aligned, or no such tensor")
+            self._report(
+                ErrorCodeTRT.INVALID_ARGUMENT, f"{name}: address {memory:#x} is not aligned, or no such tensor"
+            )
             return False
         self._addresses[name] = int(memory)
         self._changed()
@@ -192,7 +195,9 @@ class IExecutionContext(Reporting):
             kind = value.type.tensor_type.elem_type
             binding.bind_input(value.name, "cpu", 0, kind, shapes[value.name], addresses[value.name])
         for value in self._engine._model.graph.output:
-            shape = [sizes.get(dim.dim_param, dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+            shape = [
+                sizes[dim.dim_param] if dim.dim_param else dim.dim_value for dim in value.type.tensor_type.shape.dim
+            ]
             kind = value.type.tensor_type.elem_type
             binding.bind_output(value.name, "cpu", 0, kind, shape, addresses[value.name])
         session.run_with_iobinding(binding)
