@@ -44,7 +44,7 @@ setup(
         "matplotlib>=3.9",
     ],
     extras_require={
-        "gpu": ["tensorrt>=10.0", "nvidia-dali-cuda130>=2.0", "onnxruntime-gpu>=1.20"],
+        "gpu": ["tensorrt>=10.3", "nvidia-dali-cuda130>=2.0", "onnxruntime-gpu>=1.20"],
         "cpu": ["nvidia-dali-cuda130>=2.0", "onnxruntime>=1.20"],
         "ray": ["ray>=2.40"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "mypy>=1.14"],

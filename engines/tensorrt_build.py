@@ -117,9 +117,13 @@ def configure(config: trt.IBuilderConfig, options: TensorRTOptions) -> None:
     config.builder_optimization_level = options.optimization_level
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-    config.hardware_compatibility_level = getattr(
-        trt.HardwareCompatibilityLevel, options.hardware_compatibility.upper()
-    )
+    level = options.hardware_compatibility.upper()
+    if not hasattr(trt.HardwareCompatibilityLevel, level):  # SAME_COMPUTE_CAPABILITY is not in early 10.x
+        raise ValueError(
+            f"hardware_compatibility {options.hardware_compatibility!r} is not in TensorRT {trt.__version__}; "
+            "choose none or ampere_plus"
+        )
+    config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
     for flag, wanted in (
         (trt.BuilderFlag.TF32, options.tf32),
         (trt.BuilderFlag.REFIT, options.refittable),

@@ -63,7 +63,7 @@ def test_operators_inside_branches_and_other_domains_are_found(tmp_path):
     outputs = [helper.make_tensor_value_info("w", TensorProto.FLOAT, [1])]
     graph = helper.make_graph([condition, foreign], "g", inputs, outputs)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), str(tmp_path / "m.onnx"))
-    with pytest.raises(EngineError, match="Unique at node in_Unique; com.microsoft::FusedConv at node fused"):
+    with pytest.raises(EngineError, match=r"Unique at node in_Unique; com.microsoft::FusedConv at node fused"):
         check_operators(tmp_path / "m.onnx")
 
 
@@ -191,7 +191,7 @@ def test_another_gpu_or_tensorrt_is_refused_unless_the_plan_is_compatible(build,
     build(folder="capable", hardware_compatibility="same_compute_capability")
     build(folder="ampere", hardware_compatibility="ampere_plus")
     elsewhere(name="NVIDIA H100")
-    with pytest.raises(EngineError, match="built for type cuda, name NVIDIA H200, .*but here is .*NVIDIA H100"):
+    with pytest.raises(EngineError, match=r"built for type cuda, name NVIDIA H200, .*but here is .*NVIDIA H100"):
         load()
     load("capable")
     elsewhere(name="NVIDIA A100", capability="8.0")

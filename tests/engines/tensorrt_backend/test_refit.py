@@ -88,7 +88,7 @@ def test_an_onnx_file_of_another_graph_is_refused(build, refit, component, tmp_p
     model = onnx.load(str(component.onnx))
     model.graph.node[-1].attribute[0].CopyFrom(onnx.helper.make_attribute("group", 2))
     onnx.save(model, str(tmp_path / "other.onnx"))
-    with pytest.raises(EngineError, match="other.onnx has another graph than engine unet was built from"):
+    with pytest.raises(EngineError, match=r"other.onnx has another graph than engine unet was built from"):
         refit(tmp_path / "other.onnx")
 
 
@@ -97,7 +97,7 @@ def test_only_refittable_engines_are_refitted(build, refit, component, tmp_path)
     with pytest.raises(EngineError, match="was not built refittable; build it again with `synthclone build --model M"):
         refit(component.tuned_onnx)
     build(refittable=True)
-    with pytest.raises(ValueError, match="missing.onnx does not exist"):
+    with pytest.raises(ValueError, match=r"missing.onnx does not exist"):
         refit(tmp_path / "missing.onnx")
     (tmp_path / "weights.ckpt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"weights.ckpt is neither .onnx nor .safetensors"):
