@@ -70,9 +70,9 @@ def load(
     if lane.device != device:
         raise ValueError(f"engine {spec.name} is to run on {device}, but the lane is on {lane.device}")
     with lane.selected():
-        engine, recorder = open_plan(folder, spec, trust_plan=runtime.trust_plan)
-        restore_weights(engine, folder, spec)
-        return TensorRTEngine(engine, recorder, spec, lane, cuda_graphs=runtime.cuda_graphs)
+        plan = open_plan(folder, spec, trust_plan=runtime.trust_plan)
+        restore_weights(plan.engine, folder, spec)
+        return TensorRTEngine(plan, spec, lane, cuda_graphs=runtime.cuda_graphs)
 
 
 def versions() -> dict[str, str]:

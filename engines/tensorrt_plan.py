@@ -1,5 +1,6 @@
 """Opens a plan file, and holds what is in it against the spec; fills in weights that a stripped plan lacks."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import tensorrt as trt
@@ -11,8 +12,19 @@ from synthclone.engines.tensorrt_build import DATA_TYPES
 from synthclone.engines.tensorrt_errors import Logger, Recorder, failure, parser_errors
 
 
-def open_plan(folder: Path, spec: EngineSpec, *, trust_plan: bool) -> tuple[trt.ICudaEngine, Recorder]:
-    """The engine in `plan.trt`, on the current GPU, and the recorder of its errors.
+@dataclass(frozen=True, kw_only=True)
+class OpenPlan:
+    """A deserialised engine with what it needs to stay alive."""
+
+    engine: trt.ICudaEngine
+    recorder: Recorder
+    """Where TensorRT reports the engine's errors."""
+    runtime: trt.Runtime
+    logger: Logger
+
+
+def open_plan(folder: Path, spec: EngineSpec, *, trust_plan: bool) -> OpenPlan:
+    """The engine in `plan.trt`, on the current GPU.
 
     Raises:
         EngineError: TensorRT refuses the plan, or its inputs and outputs are not the spec's.
@@ -36,7 +48,7 @@ def open_plan(folder: Path, spec: EngineSpec, *, trust_plan: bool) -> tuple[trt.
         )
     engine.error_recorder = recorder
     check_engine(engine, spec)
-    return engine, recorder
+    return OpenPlan(engine=engine, recorder=recorder, runtime=runtime, logger=logger)
 
 
 def check_engine(engine: trt.ICudaEngine, spec: EngineSpec) -> None:

@@ -24,7 +24,7 @@ from synthclone.engines.spec import DTYPES, EngineSpec
 from synthclone.engines.tensorrt_backend import load
 from synthclone.engines.tensorrt_build import DATA_TYPES
 from synthclone.engines.tensorrt_errors import Logger, Recorder, failure
-from synthclone.engines.tensorrt_plan import apply_refit, open_plan, refit_from_onnx, restore_weights
+from synthclone.engines.tensorrt_plan import OpenPlan, apply_refit, open_plan, refit_from_onnx, restore_weights
 
 
 def refit(folder: Path, weights: Path, *, device: torch.device, out: Path | None = None) -> dict[str, Any]:
@@ -46,17 +46,18 @@ def refit(folder: Path, weights: Path, *, device: torch.device, out: Path | None
     notes = files.read_json(folder / "tensorrt.json")
     if not notes["refittable"]:
         raise EngineError(
-            f"{folder} was not built refittable; build it again with `{manifest['rebuild']} --refittable`"
+            f"{folder} was not built refittable; build it again with `{manifest['rebuild']}` and the option refittable"
         )
     if not weights.is_file():
         raise ValueError(f"{weights} does not exist; give an .onnx or .safetensors file")
     spec, target = EngineSpec.from_json(manifest["spec"]), out or folder
     with make_lane(device).selected():
-        engine, recorder = open_plan(folder, spec, trust_plan=True)
-        restore_weights(engine, folder, spec)
-        source = _exchange(engine, weights, spec, notes)
-        plan = _serialize(engine, spec, recorder)
-    del engine
+        opened = open_plan(folder, spec, trust_plan=True)
+        if weights.suffix == ".safetensors":  # which may name but some of the weights
+            restore_weights(opened.engine, folder, spec)
+        source = _exchange(opened.engine, weights, spec, notes)
+        plan = _serialize(opened, spec)
+    del opened
     identity = {name: manifest[name] for name in artifact.IDENTITY} | {"source": source}
     with artifact.unfinished(target) as part:
         files.write_bytes(part / "plan.trt", plan)
@@ -112,15 +113,15 @@ def _refit_from_safetensors(engine: trt.ICudaEngine, path: Path, spec: EngineSpe
     apply_refit(refitter, recorder, spec)
 
 
-def _serialize(engine: trt.ICudaEngine, spec: EngineSpec, recorder: Recorder) -> bytes:
+def _serialize(opened: OpenPlan, spec: EngineSpec) -> bytes:
     """The plan with its weights, to be refitted again."""
-    config: trt.ISerializationConfig = engine.create_serialization_config()
+    config: trt.ISerializationConfig = opened.engine.create_serialization_config()
     config.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
     if hasattr(trt.SerializationFlag, "INCLUDE_REFIT"):  # since 10.14; before, a plan stayed refittable by itself
         config.set_flag(trt.SerializationFlag.INCLUDE_REFIT)
-    plan: trt.IHostMemory | None = engine.serialize_with_config(config)
+    plan: trt.IHostMemory | None = opened.engine.serialize_with_config(config)
     if plan is None:
-        raise failure(spec, "cannot be saved", recorder)
+        raise failure(spec, "cannot be saved", opened.recorder)
     return bytes(plan)
 
 

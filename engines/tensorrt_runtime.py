@@ -14,7 +14,8 @@ import torch
 
 from synthclone.engines.device_stream import Lane
 from synthclone.engines.spec import DTYPES, EngineSpec
-from synthclone.engines.tensorrt_errors import Recorder, failure, out_of_memory
+from synthclone.engines.tensorrt_errors import failure, out_of_memory
+from synthclone.engines.tensorrt_plan import OpenPlan
 
 GRAPHS_KEPT = 8
 """Sets of sizes for which a captured graph is kept; the one not used for longest makes room."""
@@ -37,8 +38,7 @@ class TensorRTEngine:
 
     def __init__(
         self,
-        engine: trt.ICudaEngine,
-        recorder: Recorder,
+        plan: OpenPlan,
         spec: EngineSpec,
         lane: Lane,
         *,
@@ -46,16 +46,15 @@ class TensorRTEngine:
     ) -> None:
         """
         Args:
-            engine: the plan, whose weights are in place.
-            recorder: where TensorRT reports this engine's errors.
+            plan: the opened plan, whose weights are in place.
             spec: signature and ranges.
             lane: stream and scratch memory.
             cuda_graphs: capture a call for each set of sizes and replay it.
         """
         self.spec, self.device = spec, lane.device
-        self._engine, self._recorder, self._lane, self._cuda_graphs = engine, recorder, lane, cuda_graphs
-        self._scratch_bytes: int = max(int(engine.device_memory_size_v2), lane.alignment_bytes)
-        self._profiles = [self._profile_ranges(index) for index in range(engine.num_optimization_profiles)]
+        self._plan, self._recorder, self._lane, self._cuda_graphs = plan, plan.recorder, lane, cuda_graphs
+        self._scratch_bytes: int = max(int(plan.engine.device_memory_size_v2), lane.alignment_bytes)
+        self._profiles = [self._profile_ranges(index) for index in range(plan.engine.num_optimization_profiles)]
         self._calls: dict[int, Call] = {}
         self._captured: OrderedDict[tuple[int, ...], Call] = OrderedDict()
         self._outputs: dict[tuple[int, ...], torch.Tensor] = {}
@@ -162,7 +161,9 @@ class TensorRTEngine:
 
     def _new_call(self, sizes: Mapping[str, int]) -> Call:
         """A context with the profile of these sizes."""
-        context = self._engine.create_execution_context(strategy=trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        context = self._plan.engine.create_execution_context(
+            strategy=trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
         if context is None:
             raise failure(self.spec, "cannot make an execution context", self._recorder)
         context.error_recorder = self._recorder
@@ -174,7 +175,7 @@ class TensorRTEngine:
         """The smallest and largest size of each dynamic axis in a profile of the plan."""
         ranges = {}
         for item in self.spec.inputs:
-            smallest, _, largest = self._engine.get_tensor_profile_shape(item.name, index)
+            smallest, _, largest = self._plan.engine.get_tensor_profile_shape(item.name, index)
             for axis, low, high in zip(item.axes, smallest, largest, strict=True):
                 if isinstance(axis, str):
                     ranges[axis] = (low, high)

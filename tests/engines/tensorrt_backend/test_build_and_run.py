@@ -1,9 +1,13 @@
 """An engine's whole way through the TensorRT backend: build, manifest, parity, load, run at several batches."""
 
+import copy
 import json
 
 import pytest
 import torch
+from tensorrt_double.component import export, make_spec
+
+from synthclone.engines.artifact import EngineError
 
 
 def test_built_engine_runs_at_every_batch_of_its_range(build, load, inputs, reference, tmp_path):
@@ -72,6 +76,21 @@ def test_options_reach_tensorrt_and_the_key(build, state):
     assert (config.builder_optimization_level, config._workspace_bytes) == (5, 1 << 30)
     assert sorted(flag.name for flag in config._flags) == ["REFIT", "TF32"]
     assert config.hardware_compatibility_level.name == "AMPERE_PLUS"
+
+
+def test_precision_is_the_graph_s_own(build, load, component, state, tmp_path):
+    half = copy.deepcopy(component.module).half()
+    onnx = export(half, tmp_path / "half" / "model.onnx", torch.float16)
+    with pytest.raises(EngineError, match="latent is HALF, but engine unet declares fp32; export the component in the"):
+        build(onnx=onnx)
+    manifest = build(onnx=onnx, precision="fp16")
+    assert 1e-5 < manifest["parity"]["optimum_vs_reference"] < 1e-2
+    values = make_spec(dtype="fp16").sample({"batch": 3}, seed=0)
+    output = load()(**values)
+    assert output.dtype is torch.float16
+    with torch.inference_mode():
+        expected = component.module(values["latent"].float(), values["timestep"], values["text"].float())
+    torch.testing.assert_close(output.float(), expected, rtol=2e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_calls_outside_the_range_or_of_other_types_are_refused(build, load, inpu
 def test_tensorrt_s_own_refusal_of_a_shape_is_passed_on(build, load, inputs):
     build()
     engine = load()
-    engine._engine._header["profiles"][0]["latent"][2][0] = 4
+    engine._plan.engine._header["profiles"][0]["latent"][2][0] = 4
     with pytest.raises(EngineError, match=r"cannot run at batch 5: INVALID_ARGUMENT: latent .* is outside profile"):
         engine(**inputs(5))
     engine(**inputs(4))

@@ -118,6 +118,20 @@ def test_a_plan_without_weights_takes_them_from_its_onnx_file(build, load, input
         load()
 
 
+def test_a_refittable_plan_without_weights_takes_any(build, load, refit, inputs, reference, component, tmp_path):
+    folder = tmp_path / "onnx"
+    shutil.copytree(component.onnx.parent, folder)
+    build(onnx=folder / "model.onnx", strip_weights=True, refittable=True)
+    small = (tmp_path / "engines" / "unet" / "plan.trt").read_bytes()
+    shutil.rmtree(folder)
+    refit(component.tuned_onnx)
+    values = inputs(2)
+    torch.testing.assert_close(load()(**values), reference(values, component.tuned), rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "engines" / "unet" / "plan.trt").read_bytes() != small
+    refit(component.onnx)
+    torch.testing.assert_close(load()(**values), reference(values), rtol=1e-4, atol=1e-5)
+
+
 def test_graphs_agree_and_weights_differ_by_digest(component):
     from synthclone.engines.onnx_digest import graph_digest, weights_digest
 
