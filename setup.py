@@ -21,6 +21,7 @@ setup(
     packages=["synthclone", *(f"synthclone.{folder}" for folder in FOLDERS)],
     package_dir={"synthclone": "synthclone", **{f"synthclone.{folder}": folder for folder in FOLDERS}},
     package_data={
+        "synthclone.engines": ["data/*"],
         "synthclone.gen": ["data/*", "data/classes/*", "models/*.py", "models/digits/*", "models/digits/*/*"],
     },
     install_requires=[
@@ -43,7 +44,7 @@ setup(
         "matplotlib>=3.9",
     ],
     extras_require={
-        "gpu": ["tensorrt>=10.0", "nvidia-dali-cuda130>=2.0", "onnxruntime-gpu>=1.20"],
+        "gpu": ["tensorrt>=10.3", "nvidia-dali-cuda130>=2.0", "onnxruntime-gpu>=1.20"],
         "cpu": ["nvidia-dali-cuda130>=2.0", "onnxruntime>=1.20"],
         "ray": ["ray>=2.40"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "mypy>=1.14"],

@@ -88,8 +88,7 @@ def test_what_does_not_match_is_refused(tmp_path, damage, message):
 def edit(folder, rekey=False, **fields):
     manifest = json.loads((folder / "manifest.json").read_text()) | fields
     if rekey:
-        names = ("spec", "precision", "source", "backend", "versions", "device")
-        manifest["key"] = artifact.key_of({name: manifest[name] for name in names})
+        manifest["key"] = artifact.key_of({name: manifest[name] for name in artifact.IDENTITY})
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
