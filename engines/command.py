@@ -1,6 +1,6 @@
 """One way to make a command from a frozen dataclass: options, help, YAML, errors, exit codes.
 
-A command is a dataclass (a docstring under each field) and a `main(config)`. `run(Config, main)` parses the command
+A command is a dataclass (a docstring under each field; `metadata={"positional": True}` for a word without a flag) and a `main(config)`. `run(Config, main)` parses the command
 line (`--per-class` for the field `per_class`; `--config FILE.yaml` gives the same fields, and options override it),
 prints one line and returns 2 for a user's mistake (`ValueError`, missing file, full disk), and 130 for Ctrl-C.
 """
@@ -43,7 +43,9 @@ def make_parser(config_class: type, prog: str) -> Parser:
             None if required else field.default if field.default is not dataclasses.MISSING else field.default_factory()
         )  # type: ignore[misc]
         options: dict[str, Any] = {"help": helps[field.name], "default": default}
-        if hints[field.name] is bool:
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, type=hints[field.name], help=helps[field.name])
+        elif hints[field.name] is bool:
             parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
         else:
             parser.add_argument(flag, type=hints[field.name], required=required, **options)
