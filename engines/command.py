@@ -38,8 +38,10 @@ def make_parser(config_class: type, prog: str) -> Parser:
     hints = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         flag = "--" + field.name.replace("_", "-")
-        required = field.default is dataclasses.MISSING
-        default = None if required else field.default
+        make: Callable[[], Any] | Any = field.default_factory
+        required = field.default is dataclasses.MISSING and make is dataclasses.MISSING
+        default = field.default if make is dataclasses.MISSING else make()
+        default = None if required else default
         options: dict[str, Any] = {"help": helps[field.name], "default": default}
         if hints[field.name] is bool:
             parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
