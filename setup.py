@@ -31,6 +31,7 @@ setup(
         "safetensors>=0.5",
         "onnx>=1.19",
         "onnxscript>=0.5",
+        "onnx-ir>=0.1",
         "numpy>=2.0",
         "numba>=0.62",
         "scikit-learn>=1.6",

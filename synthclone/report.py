@@ -24,6 +24,7 @@ p.faint, figcaption, .faint { color: var(--faint); font-size: .9rem }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line) } td.number { text-align: right; font-variant-numeric: tabular-nums }
 .bar { height: .7rem; border-radius: .2rem; display: block } .row { display: flex; gap: 2rem; flex-wrap: wrap } figure { margin: 0; flex: 1; min-width: 17rem }
 table.confusion td, table.confusion th { text-align: center; padding: .25rem; font-size: .8rem; border: 0 } img { image-rendering: auto; border-radius: .2rem }
+td.bars { width: 17% }
 td.images { white-space: nowrap } td.images img { width: 44px; height: 44px; margin-right: 2px }
 """
 TEST_SETS = {
@@ -45,7 +46,7 @@ def write(path: Path, results: Mapping[str, Any], synthetic: Path, real: Path) -
     accuracy = results["accuracy"]
     top1_synthetic, top1_real = results["top1_synthetic"], results["top1_real"]
     body = f"""
-<h1>A classifier that has seen no real image</h1>
+<h1>A classifier trained on no real image</h1>
 <p class="faint">ResNet-50 trained from scratch on {results["num_synthetic"]:,} synthetic digits, beside the same network
 trained on {results["num_real"]:,} real ones; both scored on {results["num_test"]:,} real digits that neither has seen.
 Seed {results["seed"]}, {results["seconds"]:.0f} s in all.</p>
@@ -76,7 +77,7 @@ def _accuracy_table(accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]) -
     rows = []
     for name, title in TEST_SETS.items():
         cells = "".join(
-            f'<td class="number">{accuracy[source][name]["top1"]:.1%}</td><td><span class="bar" style="background:var(--{source});width:{accuracy[source][name]["top1"]:.1%}"></span></td>'
+            f'<td class="number">{accuracy[source][name]["top1"]:.1%}</td><td class="bars"><span class="bar" style="background:var(--{source});width:{accuracy[source][name]["top1"]:.1%}"></span></td>'
             for source in ("synthetic", "real")
         )
         ratio = accuracy["synthetic"][name]["top1"] / max(accuracy["real"][name]["top1"], 1e-9)
@@ -126,7 +127,7 @@ def _confusion(matrix: Sequence[Sequence[int]]) -> str:
     rows = []
     for digit, (counts, shares) in enumerate(zip(counts_CC, share_CC, strict=True)):
         cells = "".join(
-            f'<td style="background:color-mix(in srgb, var(--{"synthetic" if i == digit else "real"}) {100 * share:.0f}%, transparent)">{count or ""}</td>'
+            f'<td style="background:color-mix(in srgb, var(--{"synthetic" if i == digit else "real"}) {100 * share:.0f}%, transparent){";color:#fff" if share > 0.5 else ""}">{count or ""}</td>'
             for i, (count, share) in enumerate(zip(counts, shares, strict=True))
         )
         rows.append(f"<tr><th>{digit}</th>{cells}</tr>")

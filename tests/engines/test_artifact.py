@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from synthclone.engines import artifact, backend, parity
-from synthclone.engines.artifact import EngineError
 from synthclone.engines.backend import Source
 from synthclone.engines.spec import AxisRange, EngineSpec, TensorSpec
 
@@ -136,7 +135,7 @@ def test_the_gate_refuses_and_keeps_the_old_engine(tmp_path, monkeypatch, wrong,
 
 
 def test_unknown_backend_lists_the_valid_ones():
-    with pytest.raises(ValueError, match="unknown backend 'tensorflow'; valid backends: .*eager"):
+    with pytest.raises(ValueError, match=r"unknown backend 'tensorflow'; valid backends: .*eager"):
         backend.find("tensorflow")
 
 

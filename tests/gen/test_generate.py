@@ -223,5 +223,5 @@ def test_bad_images_are_decoded_again_in_fp32(engines, pipeline):
 def test_images_that_stay_bad_are_never_stored(engines, pipeline):
     latent = torch.full((2, 4, 8, 8), float("nan"))
     planned = plan_of(engines).images(range(2))
-    with pytest.raises(sampler.BadImageError, match="image 0 .*NaN, Inf or constant"):
+    with pytest.raises(sampler.BadImageError, match=r"image 0 .*NaN, Inf or constant"):
         Sampler(pipeline=pipeline, text={}, steps=(), guidance=1.0)._decode(latent, planned)
