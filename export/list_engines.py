@@ -43,7 +43,9 @@ def engine_folders(folder: Path) -> list[Path]:
     candidates = [folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
     found = [path for path in candidates if (path / "manifest.json").is_file() or _is_unfinished(path)]
     if not found:
-        raise ValueError(f"{folder} holds no engines; make them with `synthclone build --model MODEL --output {folder}`")
+        raise ValueError(
+            f"{folder} holds no engines; make them with `synthclone build --model MODEL --output {folder}`"
+        )
     return found
 
 
