@@ -121,13 +121,21 @@ def make_options(backend: Backend, name: str, options: Mapping[str, Any]) -> Any
     """The backend's `Options` from plain data.
 
     Raises:
-        ValueError: an option that the backend does not have, or a wrong value.
+        ValueError: an option that the backend does not have, or a value of the wrong type or outside its choices.
     """
+    from jsonargparse import ArgumentError, ArgumentParser
+
     valid = [field.name for field in dataclasses.fields(backend.Options)]
     for option in options:
         if option not in valid:
             raise ValueError(f"backend {name} has no option {option!r}; valid options: {', '.join(valid) or 'none'}")
-    return backend.Options(**options)
+    parser = ArgumentParser(exit_on_error=False, default_env=False)
+    parser.add_class_arguments(backend.Options)
+    try:
+        typed = parser.parse_object(dict(options))
+    except ArgumentError as error:
+        raise ValueError(f"backend {name}: {' '.join(str(error).split())}; valid options: {', '.join(valid)}") from error
+    return backend.Options(**vars(typed))
 
 
 def plain(options: Any) -> dict[str, Any]:
