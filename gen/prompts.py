@@ -8,7 +8,6 @@
 Pure functions; which scene an image gets is the plan's business.
 """
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 from synthclone.gen.classes import ClassEntry
@@ -38,12 +37,6 @@ def prompt(entry: ClassEntry, variant: PromptVariant, background: str | None = N
         return f"{entry.name}, {_required(entry, 'definition', variant)}"
     with_hypernym = f"{entry.name}, {_required(entry, 'hypernym', variant)}"
     return with_hypernym if background is None else f"{with_hypernym} inside {background}"
-
-
-def prompt_table(entries: Sequence[ClassEntry], variant: PromptVariant, backgrounds: Sequence[str]) -> list[list[str]]:
-    """Every distinct prompt of a dataset: a row a class, a column a background (one column without backgrounds)."""
-    scenes: Sequence[str | None] = backgrounds if variant == "c,h-inside-b" else [None]
-    return [[prompt(entry, variant, scene) for scene in scenes] for entry in entries]
 
 
 def _required(entry: ClassEntry, field: str, variant: PromptVariant) -> str:

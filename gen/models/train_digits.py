@@ -27,7 +27,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthclone.gen import classes, digits
-from synthclone.gen.prompts import VARIANTS, prompt_table
+from synthclone.gen.prompts import VARIANTS, prompt
 
 HERE = Path(__file__).parent
 # CLIP's own pre-tokenisation pattern (Radford et al., 2021): contractions, words, single digits, the rest.
@@ -63,8 +63,11 @@ def prompt_rows() -> list[list[str]]:
     """Every prompt the generator learns: a row a digit, all four variants, 365 backgrounds."""
     entries = classes.load("digits")
     scenes = [entry.name for entry in classes.load("places365")]
-    tables = [prompt_table(entries, variant, scenes) for variant in VARIANTS]
-    return [[text for table in tables for text in table[digit]] for digit in range(10)]
+    short = [variant for variant in VARIANTS if variant != "c,h-inside-b"]
+    return [
+        [prompt(entry, variant) for variant in short] + [prompt(entry, "c,h-inside-b", scene) for scene in scenes]
+        for entry in entries
+    ]
 
 
 def build_tokenizer(corpus: list[str], folder: Path) -> CLIPTokenizer:
@@ -82,7 +85,7 @@ def build_tokenizer(corpus: list[str], folder: Path) -> CLIPTokenizer:
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = alphabet + [f"{byte}</w>" for byte in alphabet] + ["".join(pair) for pair in merges]
-    words = list(dict.fromkeys(words)) + ["<|startoftext|>", "<|endoftext|>"]
+    words = [*dict.fromkeys(words), "<|startoftext|>", "<|endoftext|>"]
     vocab = {word: index for index, word in enumerate(words)}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
     tokenizer.save_pretrained(folder)

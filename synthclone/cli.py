@@ -1,0 +1,35 @@
+"""`synthclone VERB ARGS`: finds the verb's module and hands the arguments over. Every verb is also a file of its own."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "build": ("synthclone.export.build", "compile a Stable Diffusion checkpoint into engines"),
+    "generate": ("synthclone.gen.generate", "generate a sharded data set from class names"),
+    "train": ("synthclone.train.train", "train a classifier on shards"),
+    "eval": ("synthclone.eval.evaluate", "score a classifier on real images"),
+    "quickstart": ("synthclone.quickstart", "do all of it on handwritten digits, in minutes, on a CPU"),
+}
+
+
+def usage() -> str:
+    """The list of verbs."""
+    lines = [f"  {verb:<12} {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join(["usage: synthclone VERB [OPTIONS]    (synthclone VERB --help lists the options)", "", *lines])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in {"-h", "--help"}:
+        print(usage())
+        return 0 if words else 2
+    if words[0] not in VERBS:
+        print(f"synthclone: error: unknown verb {words[0]!r}; valid verbs: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(VERBS[words[0]][0]).command(words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Prompt text of named synsets against the paper's own examples (section 4.2), and the class lists."""
+
+import pytest
+
+from synthclone.gen import classes
+from synthclone.gen.prompts import VARIANTS, prompt
+
+
+@pytest.mark.parametrize(
+    ("wnid", "variant", "text"),
+    [
+        ("n02086910", "c", "papillon"),
+        ("n02086910", "c,h", "papillon, toy spaniel"),
+        (
+            "n02086910",
+            "c,d",
+            "papillon, small slender toy spaniel with erect ears and a black-spotted brown to white coat",
+        ),
+        ("n03947888", "c", "pirate, pirate ship"),
+        ("n03947888", "c,h", "pirate, pirate ship, ship"),
+        ("n03947888", "c,d", "pirate, pirate ship, a ship that is manned by pirates"),
+        ("n02012849", "c,h", "crane, wading bird, wader"),
+        ("n03126707", "c,h", "crane, lifting device"),
+        ("n13742358", "c", "zero, 0, nought, cipher, cypher"),
+    ],
+)
+def test_prompt_of_synset(wnid, variant, text):
+    assert prompt(classes.from_wnid(wnid), variant) == text
+
+
+def test_background_prompt():
+    assert prompt(classes.from_wnid("n02086910"), "c,h-inside-b", "attic") == "papillon, toy spaniel inside attic"
+
+
+def test_both_parents_are_named():
+    """A class with several direct hypernyms names them all, as the literal reading of the paper asks."""
+    entry = classes.from_wnid("n02123045")  # tabby has one parent; its sibling list must not leak in
+    assert entry.hypernym == "domestic cat, house cat, Felis domesticus, Felis catus"
+    parents = {key: len(classes.wordnet.synset(key).hypernyms()) for key in ("n02747177", "n03594945")}
+    for key, count in parents.items():
+        hypernym = classes.from_wnid(key).hypernym
+        names = [lemma for node in classes.wordnet.synset(key).hypernyms() for lemma in classes.wordnet.lemmas(node)]
+        assert hypernym == ", ".join(names)
+        assert count >= 1
+
+
+def test_no_underscores_in_any_prompt():
+    for entry in classes.load("imagenet1k"):
+        for variant in VARIANTS:
+            scene = "attic" if variant == "c,h-inside-b" else None
+            assert "_" not in prompt(entry, variant, scene), entry.key
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("digits", 10), ("imagenet100", 100), ("imagenet1k", 1000), ("places365", 365)]
+)
+def test_named_lists(name, count):
+    entries = classes.load(name)
+    assert len(entries) == count
+    assert [entry.key for entry in entries] == sorted(entry.key for entry in entries)
+
+
+def test_imagenet100_is_part_of_imagenet1k():
+    all_keys = {entry.key for entry in classes.load("imagenet1k")}
+    assert {entry.key for entry in classes.load("imagenet100")} < all_keys
+
+
+def test_the_two_cranes_are_found():
+    assert classes.same_names(classes.load("imagenet1k")) == {"crane": ["n02012849", "n03126707"]}
+
+
+def test_own_lists(tmp_path):
+    (tmp_path / "own.txt").write_text("n03947888  # a ship\nn02086910\n")
+    assert [entry.key for entry in classes.load(str(tmp_path / "own.txt"))] == ["n02086910", "n03947888"]
+    (tmp_path / "own.yaml").write_text("- {name: Blue Mug, description: a mug that is blue}\n- spoon\n")
+    mug, spoon = classes.load(str(tmp_path / "own.yaml"))
+    assert prompt(mug, "c,d") == "Blue Mug, a mug that is blue"
+    assert (mug.key, spoon.key) == ("blue_mug", "spoon")
+    with pytest.raises(ValueError, match="spoon.*has no definition.*--prompt c"):
+        prompt(spoon, "c,d")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "n02086911\n", r"a.txt: line 1: n02086911 is not in WordNet"),
+        ("a.txt", "papillon\n", r"line 1: 'papillon' is no WordNet id"),
+        ("a.txt", "# nothing\n", "no classes in it"),
+        ("a.txt", "n02086910\nn02086910\n", "stands twice"),
+        ("a.yaml", "- {nme: mug}\n", "no `name`"),
+        ("a.yaml", "- {name: mug, colour: red}\n", "unknown field 'colour'"),
+        ("a.yaml", "- no\n", "quote numbers and yes/no"),
+        ("a.yaml", "{", "a.yaml: "),
+    ],
+)
+def test_bad_lists(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        classes.load(str(tmp_path / name))
+
+
+def test_unknown_list_suggests_the_nearest():
+    with pytest.raises(ValueError, match="did you mean imagenet100"):
+        classes.load("imagenet10")
