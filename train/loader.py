@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthclone.gen.shards import Dataset, Shard
 from synthclone.train.crops import CropPolicy, crop_kinds, random_crop
-from synthclone.train.dataset import Dataset, Shard, read_index
 from synthclone.train.quarantine import index_path, quarantine
+from synthclone.train.shard_index import read_index
 
 READER = "shards"
 
@@ -72,7 +73,21 @@ class Loader:
     def index(self, shard: Shard) -> Path:
         """The shard's own index, or the run's where a sample of it is in quarantine."""
         own = index_path(self.config.run_folder, shard)
-        return own if own.is_file() else shard.idx
+        return own if own.is_file() else shard.index
+
+    def num_steps(self) -> int:
+        """Full batches of this rank in an epoch.
+
+        Raises:
+            ValueError: there is not one.
+        """
+        steps = self.num_images() // self.config.batch_size
+        if steps == 0:
+            raise ValueError(
+                f"{self.dataset.folder} has {self.num_images()} readable images for rank {self.config.rank}, less "
+                f"than one batch of {self.config.batch_size}; give a smaller --batch-size"
+            )
+        return steps
 
     def batches(self, epoch: int, num_steps: int) -> Iterator[Batch]:
         """Exactly `num_steps` batches, all full; an epoch that is too short starts over.
@@ -83,13 +98,8 @@ class Loader:
         """
         step, attempt = 0, 0
         while step < num_steps:
+            steps = min(num_steps - step, self.num_steps())
             pipeline = self.build(epoch, attempt)
-            steps = min(num_steps - step, self.num_images() // self.config.batch_size)
-            if steps == 0:
-                raise ValueError(
-                    f"{self.dataset.path} has {self.num_images()} readable images for rank {self.config.rank}, less "
-                    f"than one batch of {self.config.batch_size}; give a smaller --batch-size"
-                )
             attempt += 1
             for _ in range(steps):
                 try:
@@ -138,10 +148,10 @@ class Loader:
         """The label in a sample's JSON, which DALI has padded with zeros to the batch's longest."""
         row = json.loads(padded_json.rstrip(b"\0"))
         label = row.get("label")
-        if not isinstance(label, int) or not 0 <= label < len(self.dataset.classes):
+        if not isinstance(label, int) or not 0 <= label < len(self.dataset.class_keys):
             raise ValueError(
-                f"a sample of {self.dataset.path} has label {label!r}; dataset.json lists "
-                f"{len(self.dataset.classes)} classes, so labels are 0 to {len(self.dataset.classes) - 1}; "
+                f"a sample of {self.dataset.folder} has label {label!r}; dataset.json lists "
+                f"{len(self.dataset.class_keys)} classes, so labels are 0 to {len(self.dataset.class_keys) - 1}; "
                 "make the data set again with `synthclone generate`"
             )
         return label

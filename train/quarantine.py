@@ -14,12 +14,13 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from synthclone.engines.files import read_json, write_bytes, write_json
-from synthclone.train.dataset import Member, Shard, format_index, read_index
+from synthclone.gen.shards import Shard
+from synthclone.train.shard_index import Member, format_index, read_index
 
 
 def index_path(run_folder: Path, shard: Shard) -> Path:
     """Where a run keeps its own index of a shard."""
-    return run_folder / "index" / shard.idx.name
+    return run_folder / "index" / shard.index.name
 
 
 def quarantine_rows(run_folder: Path) -> list[dict[str, Any]]:
@@ -36,7 +37,7 @@ def quarantine(shards: Sequence[Shard], run_folder: Path) -> int:
         for shard, rows in zip(shards, pool.map(scan, shards), strict=True):
             if rows:
                 bad = {row["key"] for row in rows}
-                kept = [sample for sample in read_index(shard.idx) if sample["jpg"].name not in bad]
+                kept = [sample for sample in read_index(shard.index) if sample["jpg"].name not in bad]
                 write_bytes(index_path(run_folder, shard), format_index(kept).encode())
             found += [row for row in rows if (row["shard"], row["key"]) not in known]
     for row in found:
@@ -51,7 +52,7 @@ def scan(shard: Shard) -> list[dict[str, Any]]:
     """The images of one shard that cannot be decoded, each with the reason."""
     rows = []
     with shard.tar.open("rb") as tar:
-        for sample in read_index(shard.idx):
+        for sample in read_index(shard.index):
             member = sample["jpg"]
             tar.seek(member.offset_bytes)
             reason = fault(tar.read(member.size_bytes), member)

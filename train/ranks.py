@@ -29,10 +29,11 @@ def join() -> Rank:
     if "RANK" not in os.environ:
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         os.environ.update({name: str(value) for name, value in alone.items()})
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed  # two seconds of import, and it probes the machine
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    # On a CPU, DeepSpeed would compile its shared-memory collectives first: over a minute, and a C++ compiler is needed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm_op"] = False
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
