@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from synthclone.engines.files import read_json, write_bytes, write_json
 from synthclone.gen.shards import Shard
-from synthclone.train.shard_index import Member, format_index, read_index
+from synthclone.train.shard_index import format_index, read_index
 
 
 def index_path(run_folder: Path, shard: Shard) -> Path:
@@ -55,13 +55,13 @@ def scan(shard: Shard) -> list[dict[str, Any]]:
         for sample in read_index(shard.index):
             member = sample["jpg"]
             tar.seek(member.offset_bytes)
-            reason = fault(tar.read(member.size_bytes), member)
+            reason = fault(tar.read(member.size_bytes))
             if reason:
                 rows.append({"shard": str(shard.tar), "key": member.name, "reason": reason})
     return rows
 
 
-def fault(data: bytes, member: Member) -> str | None:
+def fault(data: bytes) -> str | None:
     """Why an image cannot be used, or None."""
     if not data:
         return "the file is empty"
@@ -69,7 +69,7 @@ def fault(data: bytes, member: Member) -> str | None:
         with Image.open(io.BytesIO(data)) as image:
             image.convert("RGB")
     except UnidentifiedImageError:
-        return f"its {member.size_bytes} bytes are no image"
+        return f"its {len(data)} bytes are no image"
     except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for truncated and malformed files
         return " ".join(str(error).split())
     return None

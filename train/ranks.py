@@ -33,7 +33,7 @@ def join() -> Rank:
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # On a CPU, DeepSpeed would compile its shared-memory collectives first: over a minute, and a C++ compiler is needed.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm_op"] = False
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
