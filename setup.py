@@ -21,6 +21,7 @@ setup(
     packages=["synthclone", *(f"synthclone.{folder}" for folder in FOLDERS)],
     package_dir={"synthclone": "synthclone", **{f"synthclone.{folder}": folder for folder in FOLDERS}},
     package_data={
+        "synthclone.train": ["*.yaml"],
         "synthclone.engines": ["data/*"],
         "synthclone.gen": ["data/*", "data/classes/*", "models/*.py", "models/digits/*", "models/digits/*/*"],
     },

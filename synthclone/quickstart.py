@@ -27,7 +27,7 @@ import torch
 from synthclone import real_digits, report
 from synthclone.engines import files
 from synthclone.engines.command import parse, run
-from synthclone.eval.evaluate import evaluate_folder
+from synthclone.eval.evaluate import EvalConfig, evaluate_folder
 from synthclone.export import build
 from synthclone.gen import generate
 from synthclone.gen.solvers import SolverName
@@ -104,7 +104,10 @@ def main(config: QuickstartConfig) -> None:
             checkpoints[name] = Path(train.main(recipe)["checkpoint"])
     with stages.stage("score"):
         for name, checkpoint in checkpoints.items():
-            scores[name] = {test: evaluate_folder(checkpoint, path) for test, path in test_folders.items()}
+            scores[name] = {
+                test: evaluate_folder(EvalConfig(checkpoint=checkpoint, data=path, output=folder / "results.json"))
+                for test, path in test_folders.items()
+            }
     manifest = generate.shards.read_manifest(sources["synthetic"])
     results = {
         "top1_synthetic": scores["synthetic"]["held_out"]["top1"],

@@ -1,0 +1,149 @@
+"""Score a checkpoint on an ImageFolder of real images, and optionally probe its frozen features.
+
+    synthclone eval --checkpoint RUN/checkpoints/last.safetensors --data real/val --output results.json
+    synthclone eval --checkpoint resnet50.pth --data real/test --probe-train real/train --output results.json
+
+The results say what was measured, on what data and by which checkpoint, so that tables are built from them alone.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthclone.engines.command import run
+from synthclone.engines.files import sha256, write_json
+from synthclone.eval import metrics
+from synthclone.eval.features import Outputs, run_network
+from synthclone.eval.probe import probe
+from synthclone.train.checkpoint import load_checkpoint
+from synthclone.train.resnet import Arch
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Score a checkpoint on an ImageFolder of real images."""
+
+    checkpoint: Path
+    """RUN/checkpoints/last.safetensors, or torchvision's or timm's weights (.safetensors, .pt, .pth)."""
+    data: Path
+    """Folder of class folders with real images."""
+    output: Path
+    """JSON file for the results."""
+    probe_train: Path | None = None
+    """ImageFolder of training images for a logistic regression on frozen features; none without."""
+    arch: Arch | None = None
+    """Network of the weights, where the file does not say it and its names fit several."""
+    batch_size: int = 64
+    """Images of a forward pass."""
+    num_threads: int = 4
+    """DALI's CPU threads."""
+    seed: int = 0
+    """Seed of the probe's split."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}; give 0 or more")
+
+
+def evaluate_folder(config: EvalConfig) -> dict[str, Any]:
+    """Everything that is measured, as one JSON object.
+
+    Raises:
+        ValueError: the checkpoint or a folder is not what it should be.
+    """
+    model, metadata = load_checkpoint(config.checkpoint, config.arch)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+    def outputs_of(folder: Path, classes: tuple[str, ...]) -> Outputs:
+        return run_network(
+            model,
+            metadata,
+            folder,
+            classes,
+            batch_size=config.batch_size,
+            num_threads=config.num_threads,
+            device=device,
+        )
+
+    test = outputs_of(config.data, metadata.classes)
+    num_outputs = test.scores_NK.shape[1]
+    if len(test.classes) != num_outputs:
+        raise ValueError(
+            f"{config.data} has {len(test.classes)} class folders, {config.checkpoint} scores {num_outputs} classes; "
+            "give the data set that the checkpoint was made for"
+        )
+    results: dict[str, Any] = {
+        "what": "evaluation",
+        "checkpoint": str(config.checkpoint),
+        "checkpoint_sha256": sha256(config.checkpoint),
+        "arch": metadata.arch,
+        "epoch": metadata.epoch,
+        "data": str(config.data),
+        "image_size": metadata.image_size,
+        "num_images": len(test.labels_N),
+        "num_bad_images": len(test.bad),
+        "bad_images": test.bad,
+        "num_classes": num_outputs,
+        "seed": config.seed,
+        **classification(test),
+        "probe": None,
+        "seconds": test.seconds,
+        "images_per_s": len(test.labels_N) / test.seconds,
+    }
+    if config.probe_train is not None:
+        train = outputs_of(config.probe_train, test.classes)
+        fitted = probe(train.features_NF, train.labels_N, test.features_NF, seed=config.seed)
+        confusion_KK = metrics.confusion(fitted.predicted_N, test.labels_N, num_outputs)
+        results["probe"] = {
+            "data": str(config.probe_train),
+            "num_images": len(train.labels_N),
+            "num_bad_images": len(train.bad),
+            "inverse_penalty": fitted.inverse_penalty,
+            "top1": float((fitted.predicted_N == test.labels_N).mean()),
+            "mean_per_class": metrics.mean_per_class(confusion_KK),
+        }
+    return results
+
+
+def classification(test: Outputs) -> dict[str, Any]:
+    """Accuracies and confusion of the network's own classifier."""
+    correct = {k: metrics.top_k_correct(test.scores_NK, test.labels_N, k) for k in (1, 5)}
+    confusion_KK = metrics.confusion(np.argmax(test.scores_NK, axis=1), test.labels_N, len(test.classes))
+    return {
+        "top1": float(correct[1].mean()),
+        "top1_interval95": metrics.wilson_interval(int(correct[1].sum()), len(test.labels_N)),
+        "top5": float(correct[5].mean()),
+        "mean_per_class": metrics.mean_per_class(confusion_KK),
+        "accuracy_by_class": dict(zip(test.classes, metrics.accuracy_by_class(confusion_KK), strict=True)),
+        "classes": list(test.classes),
+        "confusion": confusion_KK.tolist(),
+    }
+
+
+def main(config: EvalConfig) -> dict[str, Any]:
+    """Evaluate, write the results, and print the accuracy."""
+    results = evaluate_folder(config)
+    write_json(config.output, results)
+    low, high = results["top1_interval95"]
+    print(
+        f"top-1 {results['top1']:.2%} ({low:.2%} to {high:.2%}), top-5 {results['top5']:.2%} of "
+        f"{results['num_images']} images; results in {config.output}"
+    )
+    return results
+
+
+def command(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run(EvalConfig, main, prog="synthclone eval", argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(command())
