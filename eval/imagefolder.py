@@ -59,7 +59,9 @@ def list_images(folder: Path, classes: Sequence[str] = ()) -> ImageFolder:
         if file.suffix.lower() in EXTENSIONS
     ]
     if not found:
-        raise ValueError(f"{folder} has no images; put files ({', '.join(EXTENSIONS)}) into folders named {preview(keys)}")
+        raise ValueError(
+            f"{folder} has no images; put files ({', '.join(EXTENSIONS)}) into folders named {preview(keys)}"
+        )
     files, labels = zip(*found, strict=True)
     return ImageFolder(files=files, labels=labels, classes=keys)
 

@@ -64,7 +64,9 @@ def load_checkpoint(path: Path, arch: str | None = None) -> tuple[ResNet, Metada
         raise ValueError(f"{path} holds a {metadata.arch}, not a {arch}; drop --arch, or give another checkpoint")
     arch = metadata.arch if metadata is not None else arch or guess_arch(path, weights)
     if "fc.weight" not in weights:
-        raise ValueError(f"{path} has no fc.weight, so it is no {arch} classifier; give a checkpoint with torchvision's names")
+        raise ValueError(
+            f"{path} has no fc.weight, so it is no {arch} classifier; give a checkpoint with torchvision's names"
+        )
     model = make_model(arch, num_classes=len(weights["fc.weight"]), generator=torch.Generator())
     load_weights(model, weights, f"{path} as {arch}")
     if metadata is None:
@@ -120,7 +122,9 @@ def guess_arch(path: Path, weights: dict[str, Tensor]) -> str:
         model = make_model(arch, num_classes=1, generator=torch.Generator())
         if {name for name, _ in model.named_parameters()} <= names:
             return arch
-    raise ValueError(f"{path} fits none of {', '.join(ARCHS)}; give a checkpoint of one of these with torchvision's names")
+    raise ValueError(
+        f"{path} fits none of {', '.join(ARCHS)}; give a checkpoint of one of these with torchvision's names"
+    )
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], what: str) -> None:

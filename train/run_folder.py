@@ -1,11 +1,11 @@
 """The folder of a training run: its configuration, its log, and refusing to mix two runs in one folder.
 
-    config.yaml                       the resolved configuration
-    log.jsonl                         one row an epoch
-    checkpoints/last.safetensors      weights and class keys, for evaluation
-    checkpoints/state.safetensors     what a stopped run goes on from
-    quarantine.json, index/           bad images, and the shards' indices without them
-    results.json                      written last: the run is finished
+config.yaml                       the resolved configuration
+log.jsonl                         one row an epoch
+checkpoints/last.safetensors      weights and class keys, for evaluation
+checkpoints/state.safetensors     what a stopped run goes on from
+quarantine.json, index/           bad images, and the shards' indices without them
+results.json                      written last: the run is finished
 """
 
 import json
