@@ -24,9 +24,10 @@ def test_built_engine_runs_at_every_batch_of_its_range(build, load, inputs, refe
         torch.testing.assert_close(engine(**values), reference(values), rtol=1e-4, atol=1e-5)
 
 
-def test_outputs_of_calls_are_separate_and_those_of_steps_are_not(build, load, inputs):
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_outputs_of_calls_are_separate_and_those_of_steps_are_not(build, load, inputs, cuda_graphs):
     build()
-    engine = load()
+    engine = load(cuda_graphs=cuda_graphs)
     first, second = engine(**inputs(2, seed=1)), engine(**inputs(2, seed=2))
     assert not torch.equal(first, second)
     torch.testing.assert_close(first, engine(**inputs(2, seed=1)))
