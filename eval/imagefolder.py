@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from synthclone.train.checkpoint import Metadata
+from synthclone.train.dali import load_dali
 from synthclone.train.loader import to_torch
 from synthclone.train.quarantine import fault
 
@@ -97,9 +98,9 @@ def batches(
     Raises:
         RuntimeError: an image cannot be decoded.
     """
-    from nvidia.dali import pipeline_def
+    *_, dali = load_dali()
 
-    pipeline = pipeline_def(centre_crop)(
+    pipeline = dali.pipeline_def(centre_crop)(
         images,
         metadata,
         batch_size=batch_size,
@@ -116,7 +117,7 @@ def batches(
 
 def centre_crop(images: ImageFolder, metadata: Metadata) -> tuple[Any, Any]:
     """DALI's graph: the shorter side to size / crop_ratio (bicubic, antialiased), a centre crop, normalised."""
-    from nvidia.dali import fn, pipeline, types
+    fn, types, dali = load_dali()
 
     encoded, labels = fn.readers.file(
         files=[str(file) for file in images.files],
@@ -124,7 +125,7 @@ def centre_crop(images: ImageFolder, metadata: Metadata) -> tuple[Any, Any]:
         pad_last_batch=True,
         name="images",
     )
-    on_gpu = pipeline.Pipeline.current().device_id is not None
+    on_gpu = dali.pipeline.Pipeline.current().device_id is not None
     decoded = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
     resized = fn.resize(
         decoded,

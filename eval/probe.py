@@ -29,7 +29,7 @@ def split_by_class(labels_N: np.ndarray, share: float, generator: np.random.Gene
     Raises:
         ValueError: a class has a single image.
     """
-    tuning = []
+    tuning: list[int] = []
     for label in np.unique(labels_N):
         members = np.flatnonzero(labels_N == label)
         if len(members) < 2:

@@ -100,8 +100,8 @@ def parse_metadata(text: str | None) -> Metadata | None:
     """The metadata of a file that `synthclone` wrote."""
     if text is None:
         return None
-    row = json.loads(text)
-    return Metadata(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+    row: dict[str, Any] = json.loads(text)
+    return Metadata(**row | {name: tuple(row[name]) for name in ("classes", "mean", "std")})
 
 
 def state_dict_of(loaded: Any) -> dict[str, Tensor]:

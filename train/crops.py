@@ -11,6 +11,8 @@ On a CPU resampling costs more than decoding, so the fewest operators are used: 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from synthclone.train.dali import load_dali
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -90,7 +92,7 @@ def solarise_table(threshold: int = 128) -> list[int]:
 
 def random_crop(images: Any, policy: CropPolicy, kind: CropKind) -> Any:
     """One crop of decoded images, as normalised CHW floats. Only inside a DALI pipeline with conditionals."""
-    from nvidia.dali import fn, types
+    fn, types, _ = load_dali()
 
     crops = fn.random_resized_crop(
         images, size=[kind.size, kind.size], random_area=kind.scale, random_aspect_ratio=policy.aspect, antialias=True
@@ -112,7 +114,7 @@ def random_crop(images: Any, policy: CropPolicy, kind: CropKind) -> Any:
 
 def colour(crops: Any) -> Any:
     """Jitter of brightness .4, contrast .4, saturation .2 and hue .1 with p = .8; grey with p = .2."""
-    from nvidia.dali import fn
+    fn, _, _ = load_dali()
 
     jitter = fn.random.coin_flip(probability=0.8)
     grey = fn.random.coin_flip(probability=0.2)
@@ -128,7 +130,7 @@ def colour(crops: Any) -> Any:
 
 def blur(crops: Any, kind: CropKind) -> Any:
     """Gaussian blur with the kind's probability; sigma .1 to 2 pixels at a crop of 224, in proportion at others."""
-    from nvidia.dali import fn, types
+    fn, types, _ = load_dali()
 
     sigma = fn.random.uniform(range=[0.1, max(0.2, 2.0 * kind.size / 224)])
     if fn.random.coin_flip(probability=kind.blur_probability, dtype=types.BOOL):  # a branch for each sample
@@ -138,7 +140,7 @@ def blur(crops: Any, kind: CropKind) -> Any:
 
 def solarise(crops: Any, probability: float) -> Any:
     """Solarisation with a probability, by table: the same bits as arithmetic, in half the time."""
-    from nvidia.dali import fn, types
+    fn, types, _ = load_dali()
 
     if fn.random.coin_flip(probability=probability, dtype=types.BOOL):  # a branch for each sample
         crops = fn.lookup_table(crops, keys=list(range(256)), values=solarise_table(), dtype=types.UINT8)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from synthclone.gen.shards import Dataset, Shard
 from synthclone.train.crops import CropPolicy, crop_kinds, random_crop
+from synthclone.train.dali import load_dali
 from synthclone.train.quarantine import index_path, quarantine
 from synthclone.train.shard_index import read_index
 
@@ -113,14 +114,14 @@ class Loader:
 
     def build(self, epoch: int, attempt: int) -> Any:
         """The pipeline of an epoch, already working on its first batches."""
-        from nvidia.dali import pipeline_def  # half a second of import
+        *_, dali = load_dali()
 
         seeds = np.random.SeedSequence([self.config.seed, epoch, attempt, self.config.rank])
         generator = np.random.default_rng(seeds)
         shards = [self.shards[i] for i in generator.permutation(len(self.shards))]
         if self.num_parts > 1:
             shards = list(self.shards)  # parts are cut by position, so all ranks need the same order
-        pipeline = pipeline_def(enable_conditionals=True)(multi_crop)(
+        pipeline = dali.pipeline_def(enable_conditionals=True)(multi_crop)(
             [str(shard.tar) for shard in shards],
             [str(self.index(shard)) for shard in shards],
             self.config.policy,
@@ -159,7 +160,7 @@ class Loader:
 
 def multi_crop(tars: list[str], indices: list[str], policy: CropPolicy, part: tuple[int, int]) -> tuple[Any, ...]:
     """DALI's graph: each crop in turn, global ones first, then the sample's JSON as padded bytes."""
-    from nvidia.dali import fn, pipeline, types
+    fn, types, dali = load_dali()
 
     jpegs, texts = fn.readers.webdataset(
         paths=tars,
@@ -172,7 +173,7 @@ def multi_crop(tars: list[str], indices: list[str], policy: CropPolicy, part: tu
         num_shards=part[1],
         name=READER,
     )
-    on_gpu = pipeline.Pipeline.current().device_id is not None
+    on_gpu = dali.pipeline.Pipeline.current().device_id is not None
     images = fn.decoders.image(jpegs, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
     crops = [random_crop(images, policy, kind) for kind in crop_kinds(policy) for _ in range(kind.num)]
     return *crops, fn.pad(texts)
@@ -180,4 +181,4 @@ def multi_crop(tars: list[str], indices: list[str], policy: CropPolicy, part: tu
 
 def to_torch(output: Any) -> Tensor:
     """A copy of one output: DALI uses its own buffer again at the next step."""
-    return torch.from_dlpack(output.as_tensor()).clone()
+    return torch.utils.dlpack.from_dlpack(output.as_tensor()).clone()
