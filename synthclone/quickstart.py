@@ -48,9 +48,9 @@ class QuickstartConfig:
     """Synthetic images of each digit; 120 is as many as there are real ones."""
     guidance: float = 2.0
     """Scale of classifier-free guidance."""
-    solver: SolverName = "dpm++2m"
+    solver: SolverName = "ddim"
     """Diffusion solver."""
-    steps: int = 12
+    steps: int = 20
     """Diffusion steps."""
     seed: int = 0
     """Seed of data set and training."""
