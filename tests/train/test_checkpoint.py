@@ -59,7 +59,7 @@ def test_safetensors_without_metadata_load(model, tmp_path) -> None:
     assert load_checkpoint(tmp_path / "timm.safetensors")[1].arch == "resnet18"
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
 @pytest.mark.parametrize("name", ["evil.pt", "evil.pth"])
 def test_code_in_a_pickle_is_never_run(save, name, model, tmp_path) -> None:
     canary = tmp_path / "canary"
