@@ -120,7 +120,7 @@ def guess_arch(path: Path, weights: dict[str, Tensor]) -> str:
     names = set(weights)
     for arch in ARCHS:
         model = make_model(arch, num_classes=1, generator=torch.Generator())
-        if {name for name, _ in model.named_parameters()} <= names:
+        if {name for name, _ in model.named_parameters() if not name.startswith("fc.")} <= names:
             return arch
     raise ValueError(
         f"{path} fits none of {', '.join(ARCHS)}; give a checkpoint of one of these with torchvision's names"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from synthclone.gen.shards import Dataset, Shard
 from synthclone.train.crops import CropPolicy, crop_kinds, random_crop
-from synthclone.train.dali import load_dali
+from synthclone.train.dali import Dali, load_dali
 from synthclone.train.quarantine import index_path, quarantine
 from synthclone.train.shard_index import read_index
 
@@ -114,7 +114,7 @@ class Loader:
 
     def build(self, epoch: int, attempt: int) -> Any:
         """The pipeline of an epoch, already working on its first batches."""
-        *_, dali = load_dali()
+        dali = load_dali()
 
         seeds = np.random.SeedSequence([self.config.seed, epoch, attempt, self.config.rank])
         generator = np.random.default_rng(seeds)
@@ -122,10 +122,12 @@ class Loader:
         if self.num_parts > 1:
             shards = list(self.shards)  # parts are cut by position, so all ranks need the same order
         pipeline = dali.pipeline_def(enable_conditionals=True)(multi_crop)(
+            dali,
             [str(shard.tar) for shard in shards],
             [str(self.index(shard)) for shard in shards],
             self.config.policy,
             (self.part, self.num_parts),
+            dali.decoder(self.config.device_id),
             batch_size=self.config.batch_size,
             num_threads=self.config.num_threads,
             device_id=self.config.device_id,
@@ -158,11 +160,12 @@ class Loader:
         return label
 
 
-def multi_crop(tars: list[str], indices: list[str], policy: CropPolicy, part: tuple[int, int]) -> tuple[Any, ...]:
+def multi_crop(
+    dali: Dali, tars: list[str], indices: list[str], policy: CropPolicy, part: tuple[int, int], decoder: str
+) -> tuple[Any, ...]:
     """DALI's graph: each crop in turn, global ones first, then the sample's JSON as padded bytes."""
-    fn, types, dali = load_dali()
 
-    jpegs, texts = fn.readers.webdataset(
+    jpegs, texts = dali.fn.readers.webdataset(
         paths=tars,
         index_paths=indices,
         ext=["jpg", "json"],
@@ -173,10 +176,9 @@ def multi_crop(tars: list[str], indices: list[str], policy: CropPolicy, part: tu
         num_shards=part[1],
         name=READER,
     )
-    on_gpu = dali.pipeline.Pipeline.current().device_id is not None
-    images = fn.decoders.image(jpegs, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
-    crops = [random_crop(images, policy, kind) for kind in crop_kinds(policy) for _ in range(kind.num)]
-    return *crops, fn.pad(texts)
+    images = dali.fn.decoders.image(jpegs, device=decoder, output_type=dali.types.RGB)
+    crops = [random_crop(dali, images, policy, kind) for kind in crop_kinds(policy) for _ in range(kind.num)]
+    return *crops, dali.fn.pad(texts)
 
 
 def to_torch(output: Any) -> Tensor:

@@ -37,7 +37,11 @@ def join() -> Rank:
             deepspeed.init_distributed(
                 dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
             )
+<<<<<<< HEAD
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed's engine insists on the variable
+=======
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed's engine insists on it
+>>>>>>> train
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
