@@ -37,11 +37,7 @@ def join() -> Rank:
             deepspeed.init_distributed(
                 dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
             )
-<<<<<<< HEAD
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed's engine insists on the variable
-=======
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed's engine insists on it
->>>>>>> train
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -59,7 +55,7 @@ def alone_unless_launched() -> Iterator[None]:
     if "RANK" in os.environ:
         yield
         return
-    alone = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     before = {name: os.environ.get(name) for name in alone}
     os.environ.update({name: str(value) for name, value in alone.items()})
     try:
