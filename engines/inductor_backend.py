@@ -120,9 +120,8 @@ def load(
         EngineError: the package is damaged, or holds more than compiled code.
     """
     check_contents(folder / PLAN)
-    # Single-threaded here: no lock and no synchronisation around a run.
     index = device.index or 0 if device.type == "cuda" else -1
-    run = torch._inductor.aoti_load_package(str(folder / PLAN), run_single_threaded=False, device_index=index)
+    run = torch._inductor.aoti_load_package(str(folder / PLAN), device_index=index)
     return InductorEngine(run, spec, device)
 
 
