@@ -125,7 +125,10 @@ from pathlib import Path
 inputs = torch.load({str(tmp_path / "inputs.pt")!r})
 import pickle, _pickle
 def refuse(*args, **kwargs): raise AssertionError("unpickled")
-pickle.load = pickle.loads = pickle.Unpickler = _pickle.load = _pickle.loads = torch.load = refuse
+class Refused(pickle.Unpickler):
+    load = refuse
+pickle.load = pickle.loads = _pickle.load = _pickle.loads = torch.load = refuse
+pickle.Unpickler = Refused
 from synthclone.engines import artifact
 engine = artifact.open_engine(Path({str(folder)!r}), device=torch.device("cpu"), make_module=refuse)
 print(engine(**inputs).double().sum().item())
