@@ -20,7 +20,7 @@ from torch import nn
 from synthclone.engines.device_stream import Lane
 from synthclone.engines.spec import EngineSpec, Precision
 
-BackendName = Literal["tensorrt", "onnxruntime", "eager"]
+BackendName = Literal["tensorrt", "onnxruntime", "inductor", "eager"]
 EXTRAS = {"tensorrt": "gpu", "onnxruntime": "cpu or gpu", "onnx": "cpu or gpu"}
 
 
@@ -37,6 +37,8 @@ class Source:
     """sha256 of whatever determines the result: the weights, the ONNX graph."""
     onnx: Path | None = None
     """The exported graph, its weights beside it; None for backends with `NEEDS_ONNX = False`."""
+    program: Callable[[torch.device], torch.export.ExportedProgram] | None = None
+    """Traces the component, on the device that is given, with the spec's dynamic axes; called by compiling backends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,10 @@ class Backend(Protocol):
         make_module: Callable[[Any], nn.Module],
         runtime: Runtime,
     ) -> Engine:
-        """Load the plan's files; never runs code or pickles found in them, unless `runtime.trust_plan`."""
+        """Load the plan's files; never unpickles them, nor runs code that they bring along, unless `runtime.trust_plan`.
+
+        The one exception is a backend whose plan is nothing but machine code (`inductor`).
+        """
 
     def versions(self) -> dict[str, str]:
         """The libraries that the plan depends on, with their full versions."""

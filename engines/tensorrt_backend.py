@@ -20,6 +20,7 @@ from synthclone.engines import tensorrt_timing as timing
 from synthclone.engines.backend import Runtime, Source
 from synthclone.engines.device_stream import make_lane
 from synthclone.engines.onnx_operators import check_operators
+from synthclone.engines.onnx_safety import check_external_data
 from synthclone.engines.spec import EngineSpec
 from synthclone.engines.tensorrt_build import build_plan
 from synthclone.engines.tensorrt_options import TensorRTOptions, mismatch
@@ -36,10 +37,12 @@ def build(spec: EngineSpec, source: Source, out: Path, device: torch.device, opt
     """Build the plan; the timing cache lies beside the engine's folder.
 
     Raises:
+        ValueError: weights outside the graph's folder.
         EngineError: an operator that TensorRT lacks, or a build that fails; the message says why.
         KeyboardInterrupt: Ctrl-C during the build.
     """
     assert source.onnx is not None
+    check_external_data(source.onnx)
     lane = make_lane(device)
     check_operators(source.onnx)
     identity = backends.device_identity(device)

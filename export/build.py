@@ -105,12 +105,14 @@ def _build_component(
     if artifact.is_built(folder, artifact.engine_identity(spec, config.precision, digests, config.backend, device)):
         return False
     reference = reference or components.load_module(checkpoint, spec.name)
+    module = copy.deepcopy(reference).to(DTYPES[config.precision])
     source = Source(
-        module=copy.deepcopy(reference).to(DTYPES[config.precision]),
+        module=module,
         config=components.module_config(checkpoint, spec.name),
         precision=config.precision,
         digests=digests,
         onnx=onnx_folder / "model.onnx" if needs_onnx else None,
+        program=lambda device: graph.compiler_program(module, spec, device),
     )
     artifact.build(
         spec,

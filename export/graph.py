@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import warnings
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,28 @@ def export_program(module: nn.Module, spec: EngineSpec) -> torch.export.Exported
 
     Exported with a batch of 2, because a batch of 1 would be taken for a constant.
     """
-    sizes = {axis: max(2, size) for axis, size in spec.sizes("minimum").items()}
-    sample = spec.sample(sizes, seed=0)
-    dims = {axis: torch.export.Dim(axis) for axis in spec.ranges}
+    return _trace(module, spec, {axis: max(2, size) for axis, size in spec.sizes("minimum").items()}, set(spec.ranges))
+
+
+def compiler_program(module: nn.Module, spec: EngineSpec, device: torch.device) -> torch.export.ExportedProgram:
+    """The same for a compiler: on its device, at the sizes to tune for, and a range of one size becomes a constant."""
+    dynamic = {axis for axis, sizes in spec.ranges.items() if sizes.minimum < sizes.maximum}
+    sizes = {axis: max(2, size) if axis in dynamic else size for axis, size in spec.sizes("optimum").items()}
+    return _trace(module.to(device), spec, sizes, dynamic)
+
+
+def _trace(
+    module: nn.Module, spec: EngineSpec, sizes: Mapping[str, int], dynamic: Set[str]
+) -> torch.export.ExportedProgram:
+    """The program at given sizes, with some of its axes dynamic."""
+    device = next(module.parameters()).device
+    sample = tuple(value.to(device) for value in spec.sample(sizes, seed=0).values())
+    dims = {axis: torch.export.Dim(axis) for axis in dynamic}
     shapes = tuple(
-        {index: dims[axis] for index, axis in enumerate(tensor.axes) if isinstance(axis, str)} for tensor in spec.inputs
+        {index: dims[axis] for index, axis in enumerate(tensor.axes) if axis in dims} for tensor in spec.inputs
     )
     with torch.no_grad():
-        return torch.export.export(any_batch(module), tuple(sample.values()), dynamic_shapes=shapes)
+        return torch.export.export(any_batch(module), sample, dynamic_shapes=shapes)
 
 
 @dataclass(frozen=True, kw_only=True)

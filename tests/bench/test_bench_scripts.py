@@ -1,0 +1,74 @@
+"""The benchmark scripts run at their smallest size, end with one JSON line, and lose nothing to a part that fails."""
+
+import json
+
+import pytest
+import torch
+from conftest import run_command
+
+from synthclone.bench import gpu_session, measure, published, unet_cpu
+from synthclone.engines.spec import AxisRange
+
+CPU = torch.device("cpu")
+
+
+def last_json(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_unet_cpu_sets_contenders_side_by_side(tmp_path, capsys):
+    record = tmp_path / "records" / "unet_cpu.json"
+    words = ["--size", "tiny", "--contenders", "eager_bf16", "--num-warmup", 1, "--num-runs", 2]
+    assert run_command(unet_cpu.command, *words, "--work", tmp_path / "work", "--record", record) == 0
+    answer = last_json(capsys)
+    assert answer == json.loads(record.read_text())
+    assert set(answer["results"]) == {"eager_fp32", "eager_bf16"}
+    assert answer["results"]["eager_fp32"]["relative_error"] == 0
+    assert 1e-4 < answer["results"]["eager_bf16"]["relative_error"] < 0.1
+    assert answer["results"]["eager_bf16"]["num_runs"] == 2
+    assert answer["results"]["eager_bf16"]["gflops"] > 0
+    assert answer["matmul_peak_gflops"]["fp32"] > 0
+    assert answer["machine"]["versions"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
+
+
+def test_unet_cpu_names_the_valid_contenders(capsys):
+    assert run_command(unet_cpu.command, "--contenders", "eager_fp64") == 2
+    assert "unknown contender 'eager_fp64'; valid contenders: eager_fp32, " in capsys.readouterr().err
+
+
+def test_gpu_session_rehearses_on_a_cpu_and_records_failures(tmp_path, capsys):
+    words = ["--size", "tiny", "--device", "cpu", "--precision", "fp32", "--quick", "--components", "text_encoder,unet"]
+    words += ["--ways", "eager,tensorrt,onnxruntime", "--record", tmp_path / "answer.json"]
+    assert run_command(gpu_session.command, *words) == 0
+    answer = last_json(capsys)
+    assert answer == json.loads((tmp_path / "answer.json").read_text())
+    parts = {(part["component"], part["way"]): part for part in answer["parts"]}
+    assert len(parts) == 6
+    for component in ("text_encoder", "unet"):
+        for way in ("eager", "onnxruntime"):
+            for batch in ("1", "4"):
+                entry = parts[component, way]["batches"][batch]
+                assert entry["relative_error"] < 1e-4
+                assert entry["median_ms"] > 0
+                assert entry["tflops"] >= 0
+        assert "ValueError" in parts[component, "tensorrt"]["failed"]
+
+
+def test_gpu_session_names_the_valid_ways(capsys):
+    assert run_command(gpu_session.command, "--ways", "magic") == 2
+    assert "unknown 'magic'; valid: eager, " in capsys.readouterr().err
+
+
+def test_the_published_unet_has_its_published_size_and_work():
+    with torch.device("meta"):
+        unet = published.make("sd14", "unet")
+    assert sum(value.numel() for value in unet.parameters()) == 859_520_964
+    spec = published.spec_of("sd14", "unet", "fp32", AxisRange.parse("1"))
+    assert measure.count_flop(unet, spec.sample({"batch": 1}, seed=0).values()) == pytest.approx(0.803e12, rel=0.01)
+
+
+def test_summary_and_times():
+    assert measure.summary([3.0, 1.0, 2.0]) == {"median_ms": 2.0, "min_ms": 1.0, "max_ms": 3.0, "num_runs": 3}
+    calls = []
+    assert len(measure.times_ms(lambda: calls.append(1), CPU, num_warmup=2, num_runs=3)) == 3
+    assert len(calls) == 5
