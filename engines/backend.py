@@ -134,7 +134,9 @@ def make_options(backend: Backend, name: str, options: Mapping[str, Any]) -> Any
     try:
         typed = parser.parse_object(dict(options))
     except ArgumentError as error:
-        raise ValueError(f"backend {name}: {' '.join(str(error).split())}; valid options: {', '.join(valid)}") from error
+        raise ValueError(
+            f"backend {name}: {' '.join(str(error).split())}; valid options: {', '.join(valid)}"
+        ) from error
     return backend.Options(**vars(typed))
 
 

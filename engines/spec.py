@@ -39,7 +39,9 @@ class AxisRange:
             )
         for size in (self.minimum, self.optimum, self.maximum):
             if size % self.step:
-                raise ValueError(f"size {size} of range {self.minimum}:{self.optimum}:{self.maximum} is no multiple of {self.step}")
+                raise ValueError(
+                    f"size {size} of range {self.minimum}:{self.optimum}:{self.maximum} is no multiple of {self.step}"
+                )
 
     def __str__(self) -> str:
         text = f"{self.minimum}:{self.optimum}:{self.maximum}"
