@@ -23,6 +23,7 @@ setup(
     package_data={
         "synthclone.train": ["*.yaml"],
         "synthclone.engines": ["data/*"],
+        "synthclone.export": ["data/sd1/*/*.json"],
         "synthclone.gen": ["data/*", "data/classes/*", "models/*.py", "models/digits/*", "models/digits/*/*"],
     },
     install_requires=[

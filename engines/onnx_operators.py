@@ -1,6 +1,7 @@
 """Which ONNX operators TensorRT's parser takes, so that a graph with another is refused with the node's name.
 
-The list is data: `data/tensorrt_operators.tsv`, from the parser's published support matrix at opsets 9 to 20.
+The list is data: `data/tensorrt_operators.tsv`, from the parser's published support matrix at opsets 9 to 20. What later
+parsers take besides is named here, from the parser's change log; an older parser than that names the node itself.
 """
 
 import csv
@@ -13,7 +14,9 @@ import onnx
 
 from synthclone.engines.artifact import EngineError
 
-MAX_OPSET = 20
+MAX_OPSET = 23
+LATER_OPERATORS = {"Attention": "10.14", "RMSNormalization": "10.15", "RotaryEmbedding": "10.15"}
+"""Operators since opset 23, and the TensorRT whose parser first takes them (onnx-tensorrt, docs/Changelog.md)."""
 STANDARD_DOMAINS = ("", "ai.onnx")
 
 
@@ -37,7 +40,7 @@ def check_operators(path: Path) -> None:
     if opset > MAX_OPSET:
         raise EngineError(f"{path} is at opset {opset}, but TensorRT takes opsets up to {MAX_OPSET}; export it again")
     local = {(function.domain, function.name) for function in model.functions}
-    known = supported_operators()
+    known = {*supported_operators(), *LATER_OPERATORS}
     refused = [
         f"{node.domain + '::' if node.domain else ''}{node.op_type} at node {node.name or node.output[0]}"
         for nodes in (model.graph.node, *(function.node for function in model.functions))

@@ -20,8 +20,8 @@ from synthclone.engines.files import sha256, write_json
 from synthclone.eval import metrics
 from synthclone.eval.features import Outputs, run_network
 from synthclone.eval.probe import probe
+from synthclone.export.resnet import Arch
 from synthclone.train.checkpoint import load_checkpoint
-from synthclone.train.resnet import Arch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from synthclone.eval.imagefolder import ImageFolder, batches, list_images, readable
+from synthclone.export.resnet import ResNet
 from synthclone.train.checkpoint import Metadata
-from synthclone.train.resnet import ResNet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
 """Stable Diffusion's three components as engines see them: tensors in, one tensor out, and their specs.
 
 text_encoder   tokens (B, 77) int32                                              -> text (B, 77, D)
-unet           latent (B, 4, H, W), timestep (B,) fp32, text (B, 77, D)          -> noise (B, 4, H, W)
-vae_decoder    latent (B, 4, H, W), as the sampler leaves it                     -> image (B, 3, 8H, 8W) in -1..1
+unet           latent (B, 4, H/8, W/8), timestep (B,) fp32, text (B, 77, D)      -> noise (B, 4, H/8, W/8)
+vae_decoder    latent (B, 4, H/8, W/8), as the sampler leaves it                 -> image (B, 3, H, W) in -1..1
+
+H and W are pixels.
 """
 
 from collections.abc import Mapping
@@ -12,7 +14,9 @@ import torch
 from torch import nn
 
 from synthclone.engines.spec import AxisRange, EngineSpec, Precision, TensorSpec
-from synthclone.export.checkpoint import Checkpoint, load_component
+from synthclone.export.checkpoint import Checkpoint, load_component, make_component
+from synthclone.export.lora import Lora
+from synthclone.export.sizes import ImageSizes
 
 ENGINES = ("text_encoder", "unet", "vae_decoder")
 CHECKPOINT_COMPONENT = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
@@ -56,9 +60,13 @@ class VaeDecoder(nn.Module):
 WRAPPERS: dict[str, type[nn.Module]] = {"text_encoder": TextEncoder, "unet": UNet, "vae_decoder": VaeDecoder}
 
 
-def load_module(checkpoint: Checkpoint, engine: str) -> nn.Module:
-    """A component of a checkpoint, fp32 on the CPU, called as its spec says."""
-    return WRAPPERS[engine](load_component(checkpoint, CHECKPOINT_COMPONENT[engine]))
+def load_module(checkpoint: Checkpoint, engine: str, lora: Lora | None = None) -> nn.Module:
+    """A component of a checkpoint, fp32 on the CPU, called as its spec says; with a LoRA merged, if it has any part here."""
+    component = CHECKPOINT_COMPONENT[engine]
+    module = load_component(checkpoint, component)
+    if lora is not None:
+        lora.merge_into(module, component)
+    return WRAPPERS[engine](module)
 
 
 def module_config(checkpoint: Checkpoint, engine: str) -> dict[str, Any]:
@@ -68,28 +76,32 @@ def module_config(checkpoint: Checkpoint, engine: str) -> dict[str, Any]:
 
 def make_module(plan: Mapping[str, Any]) -> nn.Module:
     """A module without its weights, from `module_config`'s data."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    engine, config = plan["engine"], dict(plan["config"])
-    if engine == "text_encoder":
-        return TextEncoder(CLIPTextModel(CLIPTextConfig(**config)))
-    model: Any = UNet2DConditionModel if engine == "unet" else AutoencoderKL
-    return WRAPPERS[engine](model.from_config(config))
+    return WRAPPERS[plan["engine"]](make_component(CHECKPOINT_COMPONENT[plan["engine"]], plan["config"]))
 
 
-def engine_specs(checkpoint: Checkpoint, precision: Precision, batch: AxisRange) -> dict[str, EngineSpec]:
+def engine_specs(
+    checkpoint: Checkpoint, precision: Precision, batch: AxisRange, sizes: ImageSizes | None = None
+) -> dict[str, EngineSpec]:
     """The three specs for a range of images per batch. Guidance calls the U-Net on twice as many rows."""
     text, unet, vae = (checkpoint.config(name) for name in ("text_encoder", "unet", "vae"))
     length, width = text["max_position_embeddings"], text["hidden_size"]
-    channels, size = unet["in_channels"], unet["sample_size"]
+    channels = unet["in_channels"]
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     doubled = AxisRange(minimum=batch.minimum, optimum=2 * batch.optimum, maximum=2 * batch.maximum)
+    sizes = sizes or ImageSizes()
+    sides = {"height": sizes.height, "width": sizes.width}
+    dynamic = {name: side for name, side in sides.items() if side is not None and side.minimum < side.maximum}
+    latent_HW: list[int | str] = []
+    image_HW: list[int | str] = []
+    for name, side in sides.items():
+        pixels = factor * unet["sample_size"] if side is None else side.optimum
+        latent_HW.append(f"{name}/{factor}" if name in dynamic else pixels // factor)
+        image_HW.append(name if name in dynamic else pixels)
 
-    def tensor(name: str, *axes: int, dtype: str = precision, below: int | None = None) -> TensorSpec:
+    def tensor(name: str, *axes: int | str, dtype: str = precision, below: int | None = None) -> TensorSpec:
         return TensorSpec(name=name, dtype=dtype, axes=("batch", *axes), below=below)
 
-    latent, embedded = tensor("latent", channels, size, size), tensor("text", length, width)
+    latent, embedded = tensor("latent", channels, *latent_HW), tensor("text", length, width)
     return {
         "text_encoder": EngineSpec(
             name="text_encoder",
@@ -100,13 +112,13 @@ def engine_specs(checkpoint: Checkpoint, precision: Precision, batch: AxisRange)
         "unet": EngineSpec(
             name="unet",
             inputs=(latent, tensor("timestep", dtype="fp32", below=1000), embedded),
-            outputs=(tensor("noise", channels, size, size),),
-            ranges={"batch": doubled},
+            outputs=(tensor("noise", channels, *latent_HW),),
+            ranges={"batch": doubled} | dynamic,
         ),
         "vae_decoder": EngineSpec(
             name="vae_decoder",
             inputs=(latent,),
-            outputs=(tensor("image", 3, factor * size, factor * size),),
-            ranges={"batch": batch},
+            outputs=(tensor("image", 3, *image_HW),),
+            ranges={"batch": batch} | dynamic,
         ),
     }

@@ -1,6 +1,7 @@
-"""A component as an ONNX graph: PyTorch's dynamo exporter, opset 20, dynamic batch, weights beside the graph.
+"""A component as an ONNX graph: PyTorch's dynamo exporter, dynamic axes, weights beside the graph.
 
-The component must already be in the precision that it is to run in: TensorRT 11 takes precision from the graph.
+The component must already be in the precision that it is to run in: TensorRT 11 takes precision from the graph. At
+opset 20 attention and group normalisation are spelled out in basic operators; at 23 each is one operator.
 """
 
 import copy
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import onnx_ir
 import torch
@@ -19,10 +20,12 @@ from torch import nn
 from torch.nn import functional
 
 from synthclone.engines import files
-from synthclone.engines.spec import DTYPES, EngineSpec, Precision
+from synthclone.engines.spec import DTYPES, EngineSpec, Precision, axis_parts
+from synthclone.export.cleanup import clean_up
 
-OPSET = 20
-REVISION = 1  # raise it when this file changes what it exports
+Opset = Literal[20, 23]
+OPSETS: tuple[int, ...] = get_args(Opset)
+REVISION = 2  # raise it when this file changes what it exports
 
 
 class Upsample(nn.Module):
@@ -57,9 +60,12 @@ def any_batch(module: nn.Module) -> nn.Module:
 def export_program(module: nn.Module, spec: EngineSpec) -> torch.export.ExportedProgram:
     """The module as a `torch.export` program whose dynamic axes are the spec's.
 
-    Exported with a batch of 2, because a batch of 1 would be taken for a constant.
+    The sample has 2 of everything dynamic or more, because 1 would be taken for a constant, and different heights and
+    widths, which would be taken for one axis otherwise. A size that goes in steps is exported as a multiple of its
+    step: with that known, the U-Net's halvings and doublings need no case of their own for odd sizes.
     """
-    return _trace(module, spec, {axis: max(2, size) for axis, size in spec.sizes("minimum").items()}, set(spec.ranges))
+    sizes = {axis: (2 + index) * sizes.step for index, (axis, sizes) in enumerate(spec.ranges.items())}
+    return _trace(module, spec, sizes, set(spec.ranges))
 
 
 def compiler_program(module: nn.Module, spec: EngineSpec, device: torch.device) -> torch.export.ExportedProgram:
@@ -75,9 +81,20 @@ def _trace(
     """The program at given sizes, with some of its axes dynamic."""
     device = next(module.parameters()).device
     sample = tuple(value.to(device) for value in spec.sample(sizes, seed=0).values())
-    dims = {axis: torch.export.Dim(axis) for axis in dynamic}
+    counts = {axis: torch.export.Dim(f"{axis}_steps" if spec.ranges[axis].step > 1 else axis) for axis in dynamic}
+
+    def dim(axis: str) -> Any:
+        name, divisor = axis_parts(axis)
+        length = spec.ranges[name].step // divisor  # of the axis, for one step of the size
+        return counts[name] if length == 1 else length * counts[name]
+
     shapes = tuple(
-        {index: dims[axis] for index, axis in enumerate(tensor.axes) if axis in dims} for tensor in spec.inputs
+        {
+            index: dim(axis)
+            for index, axis in enumerate(tensor.axes)
+            if isinstance(axis, str) and axis_parts(axis)[0] in dynamic
+        }
+        for tensor in spec.inputs
     )
     with torch.no_grad():
         return torch.export.export(any_batch(module), sample, dynamic_shapes=shapes)
@@ -91,6 +108,7 @@ class GraphRequest:
     precision: Precision
     checkpoint_key: str
     """Hash of the checkpoint's files."""
+    opset: Opset = 20
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the graph, as plain data."""
@@ -98,7 +116,7 @@ class GraphRequest:
             "checkpoint": self.checkpoint_key,
             "inputs": json.loads(json.dumps(self.spec.to_json()["inputs"])),
             "precision": self.precision,
-            "opset": OPSET,
+            "opset": self.opset,
             "revision": REVISION,
             "torch": torch.__version__,
         }
@@ -133,12 +151,13 @@ def export_onnx(module: nn.Module, request: GraphRequest, folder: Path) -> dict[
         exported = torch.onnx.export(
             program,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=request.opset,
             input_names=[tensor.name for tensor in request.spec.inputs],
             output_names=[tensor.name for tensor in request.spec.outputs],
             verbose=False,
         )
     assert exported is not None
+    clean_up(exported.model)
     for value, tensor in zip(exported.model.graph.inputs, request.spec.inputs, strict=True):
         value.shape = onnx_ir.Shape(tensor.axes)  # the axes' own names instead of the exporter's "s77"
     exported.save(part / "model.onnx", external_data=True)

@@ -28,6 +28,8 @@ FORMAT = 1
 class Pipeline:
     """Everything that sampling needs."""
 
+    folder: Path
+    """Where the engines lie."""
     text_encoder: Engine
     unet: Engine
     vae_decoder: Engine
@@ -42,6 +44,29 @@ class Pipeline:
     def device(self) -> torch.device:
         """Where the engines run."""
         return self.unet.device
+
+    def pixels(self, height: int, width: int) -> dict[str, int]:
+        """Sizes for a sampler from options in which 0 is the size that the engines are tuned for.
+
+        Raises:
+            ValueError: a size that the engines do not take.
+        """
+        spec = self.vae_decoder.spec
+        fixed = dict(zip(("height", "width"), spec.outputs[0].axes[-2:], strict=True))
+        wanted = {name: size for name, size in (("height", height), ("width", width)) if size}
+        for name, size in wanted.items():
+            allowed = spec.ranges.get(name)
+            if (size != fixed[name]) if allowed is None else not allowed.holds(size):
+                raise ValueError(
+                    f"--{name} {size} is not among the engines' {allowed or fixed[name]}; build them with another --{name}"
+                )
+        return {name: size for name, size in wanted.items() if name in spec.ranges}
+
+    def image_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the images that such options give."""
+        spec = self.vae_decoder.spec
+        shape = spec.outputs[0].shape({**spec.sizes("optimum"), **self.pixels(height, width)})
+        return shape[-2], shape[-1]
 
     @property
     def max_batch(self) -> int:
@@ -82,7 +107,7 @@ def open_pipeline(folder: Path, device: torch.device) -> Pipeline:
     from transformers import CLIPTokenizer
 
     info = read_info(folder)
-    _check_unchanged(folder, info)
+    check_unchanged(folder, info)
     # One stream and one block of scratch memory for the three, which never run at the same time.
     runtime = Runtime(lane=make_lane(device) if device.type in LANES else None, cuda_graphs=True)
     engines = {
@@ -91,10 +116,10 @@ def open_pipeline(folder: Path, device: torch.device) -> Pipeline:
     }
     keys = {name: artifact.read_manifest(folder / name)["key"] for name in ENGINES}
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    return Pipeline(**engines, tokenizer=tokenizer, info=info, engine_keys=keys)
+    return Pipeline(folder=folder, **engines, tokenizer=tokenizer, info=info, engine_keys=keys)
 
 
-def _check_unchanged(folder: Path, info: Mapping[str, Any]) -> None:
+def check_unchanged(folder: Path, info: Mapping[str, Any]) -> None:
     """Refuse engines whose checkpoint is still at hand but is no longer the one they were built from."""
     for name, entry in info["fingerprint"].items():
         path = Path(info["model_folder"]) / name

@@ -58,6 +58,10 @@ class GenerateConfig:
     """Seed of the data set: of every image's noise and of the order."""
     batch: int = 0
     """Images per batch; 0 takes the most that the engines allow."""
+    height: int = 0
+    """Pixels, for engines that take several heights; 0 takes the one they are tuned for."""
+    width: int = 0
+    """Pixels, for engines that take several widths; 0 takes the one they are tuned for."""
     shard_size: int = 1000
     """Images per shard, which is also what an interruption costs at most."""
     device: str = "auto"
@@ -98,11 +102,12 @@ def make_plan(config: GenerateConfig) -> Plan:
 def describe(config: GenerateConfig, plan: Plan, pipeline: Pipeline) -> dict[str, Any]:
     """The data set's manifest: everything that decides its bytes, so that it can be made again."""
     batch = min(config.batch or pipeline.max_batch, plan.shard_size)
+    height, width = pipeline.image_shape(config.height, config.width)
     return {
         "num_images": plan.num_images,
         "num_shards": plan.num_shards,
         "shard_size": plan.shard_size,
-        "image_size": pipeline.info["image_size"],
+        "image_size": height if height == width else [height, width],
         "classes": [
             {"key": entry.key, "name": entry.name, "label": label, "count": count, "prompt": plan.prompts_of(entry)[0]}
             for label, (entry, count) in enumerate(zip(plan.classes, plan.counts, strict=True))
@@ -183,6 +188,7 @@ def main(config: GenerateConfig) -> None:
         raise ValueError(
             f"--batch {batch} is over the engines' maximum {pipeline.max_batch}; build them with a wider --batch"
         )
+    pixels = pipeline.pixels(config.height, config.width)
     steps = make_steps(config.solver, config.steps, pipeline.info["scheduler"])
     manifest = describe(config, plan, pipeline)
     start_dataset(config.output, manifest)
@@ -194,7 +200,7 @@ def main(config: GenerateConfig) -> None:
         for number in todo:
             planned = plan.images(plan.shard_indices(number))
             text = encode_prompts(pipeline, ["", *(image.prompt for image in planned)])
-            sampler = Sampler(pipeline=pipeline, text=text, steps=steps, guidance=config.guidance)
+            sampler = Sampler(pipeline=pipeline, text=text, steps=steps, guidance=config.guidance, pixels=pixels)
             samples = []
             for begin in range(0, len(planned), batch):
                 part = planned[begin : begin + batch]

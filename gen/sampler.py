@@ -5,16 +5,15 @@
 Shapes: B images, L tokens, D channels of text, CHW of latents, HWC of images.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from synthclone.engines.backend import Engine
 from synthclone.engines.spec import DTYPES
-from synthclone.export import checkpoint as checkpoints
-from synthclone.export import components
+from synthclone.export import components, diffusion
 from synthclone.export.pipeline import Pipeline
 from synthclone.gen.noise import initial_noise
 from synthclone.gen.plan import PlannedImage
@@ -76,6 +75,8 @@ class Sampler:
     steps: tuple[Step, ...]
     guidance: float
     """Scale of classifier-free guidance; 1 means none, and one U-Net row an image instead of two."""
+    pixels: Mapping[str, int] = field(default_factory=dict)
+    """"height" and "width" for engines that take several; what is left out has the size they are tuned for."""
 
     def images(self, planned: Sequence[PlannedImage]) -> torch.Tensor:
         """One batch of images, uint8 (B, H, W, 3) on the CPU.
@@ -86,7 +87,8 @@ class Sampler:
         pipeline = self.pipeline
         batch = pipeline.vae_decoder.spec.ranges["batch"]
         padded = [*planned, *[planned[-1]] * (batch.minimum - len(planned))]
-        channels, height, width = (int(size) for size in pipeline.vae_decoder.spec.inputs[0].axes[1:])
+        sizes = {**pipeline.vae_decoder.spec.sizes("optimum"), **self.pixels}
+        channels, height, width = pipeline.vae_decoder.spec.inputs[0].shape(sizes)[1:]
         start_BCHW = initial_noise([image.seed for image in padded], (channels, height, width)).to(pipeline.device)
         text_RLD = torch.stack([self.text[image.prompt] for image in padded])
         if self.guidance != 1:
@@ -119,7 +121,8 @@ class Sampler:
                 f"the decoder gave NaN, Inf or a constant image, and {folder} is not there to decode in fp32"
             )
         with torch.inference_mode():
-            return components.load_module(checkpoints.find(folder), "vae_decoder")(latent_BCHW.float())
+            checkpoint = diffusion.reopen(self.pipeline.info, self.pipeline.folder)
+            return components.load_module(checkpoint, "vae_decoder")(latent_BCHW.float())
 
 
 def is_bad(image_BCHW: torch.Tensor) -> torch.Tensor:

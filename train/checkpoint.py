@@ -17,8 +17,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from synthclone.engines.files import write_bytes
+from synthclone.export.resnet import ARCHS, ResNet, make_model
 from synthclone.train.crops import IMAGENET_MEAN, IMAGENET_STD
-from synthclone.train.resnet import ARCHS, ResNet, make_model
 
 SAFETENSORS = (".safetensors",)
 PICKLES = (".pt", ".pth", ".tar", ".bin")

@@ -20,6 +20,7 @@ import torch
 
 from synthclone.engines.command import run
 from synthclone.engines.files import read_json, sha256, write_json
+from synthclone.export.resnet import Arch, make_model
 from synthclone.gen.shards import Dataset, read_dataset
 from synthclone.train import fit, ranks
 from synthclone.train.checkpoint import Metadata
@@ -28,7 +29,6 @@ from synthclone.train.fit import Precision
 from synthclone.train.loader import Loader, LoaderConfig
 from synthclone.train.quarantine import quarantine_rows
 from synthclone.train.recipe import MultiCrop, peak_learning_rate
-from synthclone.train.resnet import Arch, make_model
 from synthclone.train.run_folder import claim, last_path, read_log, write_log
 
 

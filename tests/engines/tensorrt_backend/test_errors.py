@@ -42,8 +42,8 @@ def test_unsupported_operators_are_found_before_the_parser_is_asked(build, tmp_p
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), str(tmp_path / "m.onnx"))
     with pytest.raises(EngineError, match="operators that TensorRT does not take: Det at node determinant; export"):
         build(onnx=tmp_path / "m.onnx")
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), str(tmp_path / "m.onnx"))
-    with pytest.raises(EngineError, match="is at opset 23, but TensorRT takes opsets up to 20"):
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)]), str(tmp_path / "m.onnx"))
+    with pytest.raises(EngineError, match="is at opset 24, but TensorRT takes opsets up to 23"):
         build(onnx=tmp_path / "m.onnx")
     assert state.builds == 0
 

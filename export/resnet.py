@@ -1,7 +1,8 @@
 """ResNet-18 and ResNet-50 with torchvision's parameter names, so that its and timm's checkpoints load.
 
 Own code because torchvision's wheels do not load beside a CPU build of PyTorch. The stride of a bottleneck sits on
-its 3x3 convolution ("ResNet v1.5"), as in torchvision and timm.
+its 3x3 convolution ("ResNet v1.5"), as in torchvision and timm. It lies on this floor because both training (above) and
+`classifier.py`, which compiles a trained network, need it.
 
     make_model("resnet50", num_classes=100, generator=torch.Generator().manual_seed(0))
 
