@@ -21,6 +21,8 @@ setup(
     packages=["synthclone", *(f"synthclone.{folder}" for folder in FOLDERS)],
     package_dir={"synthclone": "synthclone", **{f"synthclone.{folder}": folder for folder in FOLDERS}},
     package_data={
+        "synthclone.train": ["*.yaml"],
+        "synthclone.engines": ["data/*"],
         "synthclone.gen": ["data/*", "data/classes/*", "models/*.py", "models/digits/*", "models/digits/*/*"],
     },
     install_requires=[
@@ -30,6 +32,7 @@ setup(
         "safetensors>=0.5",
         "onnx>=1.19",
         "onnxscript>=0.5",
+        "onnx-ir>=0.1",
         "numpy>=2.0",
         "numba>=0.62",
         "scikit-learn>=1.6",
@@ -43,7 +46,7 @@ setup(
         "matplotlib>=3.9",
     ],
     extras_require={
-        "gpu": ["tensorrt>=10.0", "nvidia-dali-cuda130>=2.0", "onnxruntime-gpu>=1.20"],
+        "gpu": ["tensorrt>=10.3", "nvidia-dali-cuda130>=2.0", "onnxruntime-gpu>=1.20"],
         "cpu": ["nvidia-dali-cuda130>=2.0", "onnxruntime>=1.20"],
         "ray": ["ray>=2.40"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "mypy>=1.14"],

@@ -1,10 +1,14 @@
 """What a backend is, and how one is found by name.
 
-A backend is one module with `build`, `load`, `versions` and `NEEDS_ONNX`, imported only when it is asked for, because
-each pulls in a large library. Everything around it (keys, manifests, parity) is the same for all: see `artifact.py`.
+A backend is one module with `build`, `load`, `versions`, `NEEDS_ONNX` and `Options`, imported only when it is asked for,
+because each pulls in a large library. Everything around it (keys, manifests, parity) is the same for all: see
+`artifact.py`. A backend may also have a `mismatch` of its own (see `mismatch` here), if its plans run in other places
+than the one that built them.
 """
 
+import dataclasses
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +17,11 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import nn
 
+from synthclone.engines.device_stream import Lane
 from synthclone.engines.spec import EngineSpec, Precision
 
-BackendName = Literal["onnxruntime", "eager"]
-EXTRAS = {"onnxruntime": "cpu or gpu", "onnx": "cpu or gpu"}
+BackendName = Literal["tensorrt", "onnxruntime", "eager"]
+EXTRAS = {"tensorrt": "gpu", "onnxruntime": "cpu or gpu", "onnx": "cpu or gpu"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,23 @@ class Source:
     """sha256 of whatever determines the result: the weights, the ONNX graph."""
     onnx: Path | None = None
     """The exported graph, its weights beside it; None for backends with `NEEDS_ONNX = False`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """The build options of a backend that has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How an engine is to run; a backend ignores what it has no use for. Nothing here changes the plan or its key."""
+
+    lane: Lane | None = None
+    """Stream and scratch memory to share with the other engines on it, which then never run at the same time."""
+    cuda_graphs: bool = False
+    """Capture a call once for each set of sizes, and replay it: less work for the host at small batches."""
+    trust_plan: bool = False
+    """Load a plan that carries code of its own (a version-compatible TensorRT plan); only for plans of your own."""
 
 
 class Engine(Protocol):
@@ -55,14 +77,21 @@ class Backend(Protocol):
     """The functions that a backend module offers."""
 
     NEEDS_ONNX: bool
+    Options: type
+    """A frozen dataclass of plain fields that all have defaults: what `build` can be told. It is part of the key."""
 
-    def build(self, spec: EngineSpec, source: Source, out: Path, device: torch.device) -> None:
-        """Write the plan's files into the empty folder `out`."""
+    def build(self, spec: EngineSpec, source: Source, out: Path, device: torch.device, options: Any) -> None:
+        """Write the plan's files into the empty folder `out`; `options` is an `Options`."""
 
     def load(
-        self, folder: Path, spec: EngineSpec, device: torch.device, make_module: Callable[[Any], nn.Module]
+        self,
+        folder: Path,
+        spec: EngineSpec,
+        device: torch.device,
+        make_module: Callable[[Any], nn.Module],
+        runtime: Runtime,
     ) -> Engine:
-        """Load the plan's files; never runs code or pickles found in them."""
+        """Load the plan's files; never runs code or pickles found in them, unless `runtime.trust_plan`."""
 
     def versions(self) -> dict[str, str]:
         """The libraries that the plan depends on, with their full versions."""
@@ -86,6 +115,50 @@ def find(name: str) -> Backend:
             f"backend {name} needs {error.name}; install it with `pip install synthclone[{extra}]`"
         ) from error
     return module
+
+
+def make_options(backend: Backend, name: str, options: Mapping[str, Any]) -> Any:
+    """The backend's `Options` from plain data.
+
+    Raises:
+        ValueError: an option that the backend does not have, or a value of the wrong type or outside its choices.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    valid = [field.name for field in dataclasses.fields(backend.Options)]
+    for option in options:
+        if option not in valid:
+            raise ValueError(f"backend {name} has no option {option!r}; valid options: {', '.join(valid) or 'none'}")
+    parser = ArgumentParser(exit_on_error=False, default_env=False)
+    parser.add_class_arguments(backend.Options)
+    try:
+        typed = parser.parse_object(dict(options))
+    except ArgumentError as error:
+        raise ValueError(
+            f"backend {name}: {' '.join(str(error).split())}; valid options: {', '.join(valid)}"
+        ) from error
+    return backend.Options(**vars(typed))
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """An `Options` as it comes back from a manifest."""
+    data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options)))
+    return data
+
+
+def mismatch(manifest: Mapping[str, Any], versions: Mapping[str, str], device: Mapping[str, str]) -> str | None:
+    """Why a plan does not run with these versions on this device, or None. Here: unless all are the very same."""
+    for made, recorded, here in (
+        ("built with", manifest["versions"], versions),
+        ("built for", manifest["device"], device),
+    ):
+        if recorded != here:
+            return f"{made} {_pairs(recorded)}, but here is {_pairs(here)}"
+    return None
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def device_identity(device: torch.device) -> dict[str, str]:

@@ -1,15 +1,16 @@
 """One way to make a command from a frozen dataclass: options, help, YAML, errors, exit codes.
 
-A command is a dataclass (a docstring under each field) and a `main(config)`. `run(Config, main)` parses the command
-line (`--per-class` for the field `per_class`; `--config FILE.yaml` gives the same fields, and options override it),
-prints one line and returns 2 for a user's mistake (`ValueError`, missing file, full disk), and 130 for Ctrl-C.
+A command is a dataclass (a docstring under each field; `metadata={"positional": True}` for a word without a flag) and
+a `main(config)`. `run(Config, main)` parses the command line (`--per-class` for the field `per_class`; `--config
+FILE.yaml` gives the same fields, and options override it), prints one line and returns 2 for a user's mistake
+(`ValueError`, missing file, full disk), and 130 for Ctrl-C.
 """
 
 import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 
 import docstring_parser
 from jsonargparse import ActionYesNo, ArgumentParser
@@ -28,7 +29,7 @@ class Parser(ArgumentParser):
 
 
 def make_parser(config_class: type, prog: str) -> Parser:
-    """A parser with an option for each field, in the order of the dataclass."""
+    """A parser with an option for each field, in the order of the dataclass; a field without a default is required."""
     described = docstring_parser.parse_from_object(config_class)
     parser = Parser(prog=prog, description=described.short_description, default_env=False)
     parser.add_argument(
@@ -38,12 +39,14 @@ def make_parser(config_class: type, prog: str) -> Parser:
     hints = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         flag = "--" + field.name.replace("_", "-")
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        default = (
-            None if required else field.default if field.default is not dataclasses.MISSING else field.default_factory()
-        )  # type: ignore[misc]
+        make: Callable[[], Any] | Any = field.default_factory
+        required = field.default is dataclasses.MISSING and make is dataclasses.MISSING
+        default = field.default if make is dataclasses.MISSING else make()
+        default = None if required else default
         options: dict[str, Any] = {"help": helps[field.name], "default": default}
-        if hints[field.name] is bool:
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, type=hints[field.name], help=helps[field.name])
+        elif hints[field.name] is bool:
             parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
         else:
             parser.add_argument(flag, type=hints[field.name], required=required, **options)
@@ -53,7 +56,7 @@ def make_parser(config_class: type, prog: str) -> Parser:
 def parse(config_class: type[Config], prog: str, argv: Sequence[str] | None) -> Config:
     """The configuration of a command line; cross-field rules are checked by the dataclass itself."""
     parsed = make_parser(config_class, prog).parse_args(argv)
-    return config_class(**{field.name: parsed[field.name] for field in dataclasses.fields(config_class)})  # type: ignore[arg-type]
+    return config_class(**{field.name: parsed[field.name] for field in dataclasses.fields(cast(Any, config_class))})
 
 
 def run(

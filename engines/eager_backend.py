@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from synthclone.engines.backend import Source
+from synthclone.engines.backend import NoOptions, Runtime, Source
 from synthclone.engines.spec import DTYPES, EngineSpec
 
 NEEDS_ONNX = False
+Options = NoOptions
 
 
 class EagerEngine:
@@ -31,14 +32,16 @@ class EagerEngine:
         return self.module(*(inputs[tensor.name] for tensor in self.spec.inputs))
 
 
-def build(spec: EngineSpec, source: Source, out: Path, device: torch.device) -> None:
+def build(spec: EngineSpec, source: Source, out: Path, device: torch.device, options: NoOptions) -> None:
     """Save configuration and weights."""
     plan = {"config": dict(source.config), "precision": source.precision}
     (out / "module.json").write_text(json.dumps(plan, indent=2))
     save_model(source.module, str(out / "weights.safetensors"))
 
 
-def load(folder: Path, spec: EngineSpec, device: torch.device, make_module: Callable[[Any], nn.Module]) -> EagerEngine:
+def load(
+    folder: Path, spec: EngineSpec, device: torch.device, make_module: Callable[[Any], nn.Module], runtime: Runtime
+) -> EagerEngine:
     """Make the module and fill in its weights."""
     plan = json.loads((folder / "module.json").read_text())
     module = make_module(plan["config"]).to(DTYPES[plan["precision"]])

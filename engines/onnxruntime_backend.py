@@ -12,10 +12,11 @@ import onnxruntime
 import torch
 from torch import nn
 
-from synthclone.engines.backend import Source
+from synthclone.engines.backend import NoOptions, Runtime, Source
 from synthclone.engines.spec import DTYPES, EngineSpec
 
 NEEDS_ONNX = True
+Options = NoOptions
 ELEMENT_TYPES = {"fp32": 1, "uint8": 2, "int32": 6, "int64": 7, "fp16": 10, "bf16": 16}  # onnx.TensorProto.DataType
 
 
@@ -42,7 +43,7 @@ class OnnxRuntimeEngine:
         return output
 
 
-def build(spec: EngineSpec, source: Source, out: Path, device: torch.device) -> None:
+def build(spec: EngineSpec, source: Source, out: Path, device: torch.device, options: NoOptions) -> None:
     """Copy the graph and its weights."""
     assert source.onnx is not None
     for path in source.onnx.parent.glob(source.onnx.name + "*"):
@@ -50,7 +51,7 @@ def build(spec: EngineSpec, source: Source, out: Path, device: torch.device) -> 
 
 
 def load(
-    folder: Path, spec: EngineSpec, device: torch.device, make_module: Callable[[Any], nn.Module]
+    folder: Path, spec: EngineSpec, device: torch.device, make_module: Callable[[Any], nn.Module], runtime: Runtime
 ) -> OnnxRuntimeEngine:
     """Open a session.
 

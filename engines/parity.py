@@ -7,6 +7,7 @@ wrong output at batch > 1 is the complaint most often met with compiled diffusio
 An error is relative: root mean square of the difference over that of the reference.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -17,7 +18,8 @@ from synthclone.engines.spec import DTYPES, EngineSpec, Precision
 
 # Unit roundoff is 6e-8 in fp32, 5e-4 in fp16 and 4e-3 in bf16; the bounds leave room for tens of layers.
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
-POINTS: tuple[Literal["minimum", "optimum", "maximum"], ...] = ("minimum", "optimum", "maximum")
+Point = Literal["minimum", "optimum", "maximum"]
+POINTS: tuple[Point, ...] = ("minimum", "optimum", "maximum")
 
 
 class ParityError(ValueError):
@@ -30,7 +32,9 @@ def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
     return float(difference / reference.double().pow(2).mean().sqrt().clamp_min(1e-12))
 
 
-def check(engine: Engine, reference: nn.Module, precision: Precision) -> dict[str, float]:
+def check(
+    engine: Engine, reference: nn.Module, precision: Precision, points: Sequence[Point] = POINTS
+) -> dict[str, float]:
     """Hold an engine against its reference; returns the errors for the manifest.
 
     Raises:
@@ -38,7 +42,7 @@ def check(engine: Engine, reference: nn.Module, precision: Precision) -> dict[st
     """
     spec, bound = engine.spec, TOLERANCE[precision]
     errors: dict[str, float] = {}
-    for point in POINTS:
+    for point in points:
         sizes = spec.sizes(point)
         inputs = spec.sample(sizes, seed=0)
         output = _run(engine, inputs)

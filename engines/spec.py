@@ -29,30 +29,57 @@ class AxisRange:
     minimum: int
     optimum: int
     maximum: int
+    step: int = 1
+    """Sizes are multiples of this."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
             raise ValueError(
                 f"range {self} is out of order: give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, such as 1:8:32"
             )
+        for size in (self.minimum, self.optimum, self.maximum):
+            if size % self.step:
+                raise ValueError(
+                    f"size {size} of range {self.minimum}:{self.optimum}:{self.maximum} is no multiple of {self.step}"
+                )
 
     def __str__(self) -> str:
-        return f"{self.minimum}:{self.optimum}:{self.maximum}"
+        text = f"{self.minimum}:{self.optimum}:{self.maximum}"
+        return text if self.step == 1 else f"{text} in steps of {self.step}"
+
+    def holds(self, size: int) -> bool:
+        """Whether the axis may have this size."""
+        return self.minimum <= size <= self.maximum and size % self.step == 0
 
     @staticmethod
     def parse(text: str) -> "AxisRange":
-        """Read "MIN:OPT:MAX", or "N" for a fixed size."""
+        """Read "MIN:OPT:MAX", or "N" for a fixed size; and what `str` gives."""
+        text, _, step = text.partition(" in steps of ")
         try:
             sizes = [int(part) for part in text.split(":")]
             minimum, optimum, maximum = sizes * 3 if len(sizes) == 1 else sizes
         except ValueError as error:
             raise ValueError(f"range {text!r} is not MIN:OPT:MAX or one whole number, such as 1:8:32") from error
-        return AxisRange(minimum=minimum, optimum=optimum, maximum=maximum)
+        return AxisRange(minimum=minimum, optimum=optimum, maximum=maximum, step=int(step or 1))
+
+
+def axis_parts(axis: str) -> tuple[str, int]:
+    """Name and divisor of a tensor's dynamic axis: "height/8" is an axis "height", of whose size it has an eighth."""
+    name, _, divisor = axis.partition("/")
+    return name, int(divisor or 1)
+
+
+def axis_size(axis: int | str, sizes: Mapping[str, int]) -> int:
+    """The length of a tensor's axis at given sizes of the dynamic axes."""
+    if isinstance(axis, int):
+        return axis
+    name, divisor = axis_parts(axis)
+    return sizes[name] // divisor
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One input or output: name, dtype and axes (an int, or the name of a dynamic axis)."""
+    """One input or output: name, dtype and axes (an int, the name of a dynamic axis, or such a name over a divisor)."""
 
     name: str
     dtype: str
@@ -63,7 +90,7 @@ class TensorSpec:
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The concrete shape at given sizes of the dynamic axes."""
-        return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in self.axes)
+        return tuple(axis_size(axis, sizes) for axis in self.axes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +104,10 @@ class EngineSpec:
     """A range for each dynamic axis."""
 
     def __post_init__(self) -> None:
-        dynamic = {axis for tensor in (*self.inputs, *self.outputs) for axis in tensor.axes if isinstance(axis, str)}
+        axes = {axis for tensor in (*self.inputs, *self.outputs) for axis in tensor.axes if isinstance(axis, str)}
+        dynamic = {axis_parts(axis)[0] for axis in axes}
         assert dynamic == set(self.ranges), f"{self.name}: axes {dynamic} but ranges {set(self.ranges)}"
+        assert all(self.ranges[name].step % divisor == 0 for name, divisor in map(axis_parts, axes)), self.name
         assert all(tensor.axes[0] == "batch" for tensor in (*self.inputs, *self.outputs)), self.name
 
     def sizes(self, which: Literal["minimum", "optimum", "maximum"]) -> dict[str, int]:
@@ -104,14 +133,16 @@ class EngineSpec:
                     f"engine {self.name}: {spec.name} has shape {tuple(value.shape)}, but must be {spec.axes}"
                 )
             for axis, size in zip(spec.axes, value.shape, strict=True):
-                expected = sizes.setdefault(axis, size) if isinstance(axis, str) else axis
-                if size != expected:
+                if isinstance(axis, str):
+                    name, divisor = axis_parts(axis)
+                    sizes.setdefault(name, size * divisor)
+                if size != axis_size(axis, sizes):
                     raise ValueError(
                         f"engine {self.name}: {spec.name} has shape {tuple(value.shape)}, but must be {spec.axes}"
                     )
         for axis, size in sizes.items():
             allowed = self.ranges[axis]
-            if not allowed.minimum <= size <= allowed.maximum:
+            if not allowed.holds(size):
                 raise ValueError(
                     f"engine {self.name}: {axis} {size} is outside the engine's range {allowed}; "
                     f"build it again with a wider --{axis.replace('_', '-')}, or use another {axis}"

@@ -111,6 +111,8 @@ def load_component(checkpoint: Checkpoint, component: str) -> nn.Module:
 
     loaders: dict[str, Any] = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
     folder = checkpoint.folder / component
+    # diffusers' meta-device loading wants the package accelerate; transformers has its own and takes no such option.
+    options = {} if component == "text_encoder" else {"low_cpu_mem_usage": False}
     try:
         module, report = loaders[component].from_pretrained(
             folder,
@@ -118,6 +120,7 @@ def load_component(checkpoint: Checkpoint, component: str) -> nn.Module:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            **options,
         )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error

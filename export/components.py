@@ -43,9 +43,10 @@ class UNet(nn.Module):
 class VaeDecoder(nn.Module):
     """The decoding half of the autoencoder, undoing the latents' scaling."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
+        self.decoder: nn.Module = vae.decoder
+        self.post_quant_conv: nn.Module = vae.post_quant_conv
         self.scaling_factor: float = vae.config.scaling_factor
 
     def forward(self, latent_BCHW: torch.Tensor) -> torch.Tensor:

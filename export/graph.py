@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir
 import torch
 from torch import nn
 from torch.nn import functional
@@ -47,6 +48,7 @@ def any_batch(module: nn.Module) -> nn.Module:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Upsample2D):
+                assert child.conv is not None
                 setattr(parent, name, Upsample(child.conv))
     return module
 
@@ -123,7 +125,7 @@ def export_onnx(module: nn.Module, request: GraphRequest, folder: Path) -> dict[
         )
     assert exported is not None
     for value, tensor in zip(exported.model.graph.inputs, request.spec.inputs, strict=True):
-        value.shape = type(value.shape)(tensor.axes)  # the axes' own names instead of the exporter's "s77"
+        value.shape = onnx_ir.Shape(tensor.axes)  # the axes' own names instead of the exporter's "s77"
     exported.save(part / "model.onnx", external_data=True)
     digests = {name: files.sha256(part / f"model.onnx{end}") for name, end in (("graph", ""), ("weights", ".data"))}
     files.write_json(part / "export.json", {"identity": request.identity(), "digests": digests})

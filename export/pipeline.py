@@ -17,7 +17,8 @@ import torch
 
 from synthclone.engines import artifact, files
 from synthclone.engines.artifact import EngineError
-from synthclone.engines.backend import Engine
+from synthclone.engines.backend import Engine, Runtime
+from synthclone.engines.device_stream import LANES, make_lane
 from synthclone.export.components import ENGINES, make_module
 
 FORMAT = 1
@@ -82,7 +83,12 @@ def open_pipeline(folder: Path, device: torch.device) -> Pipeline:
 
     info = read_info(folder)
     _check_unchanged(folder, info)
-    engines = {name: artifact.open_engine(folder / name, device=device, make_module=make_module) for name in ENGINES}
+    # One stream and one block of scratch memory for the three, which never run at the same time.
+    runtime = Runtime(lane=make_lane(device) if device.type in LANES else None, cuda_graphs=True)
+    engines = {
+        name: artifact.open_engine(folder / name, device=device, make_module=make_module, runtime=runtime)
+        for name in ENGINES
+    }
     keys = {name: artifact.read_manifest(folder / name)["key"] for name in ENGINES}
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     return Pipeline(**engines, tokenizer=tokenizer, info=info, engine_keys=keys)

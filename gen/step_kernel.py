@@ -5,6 +5,8 @@
 followed by the step of `solvers.py`. Separately these are a dozen passes over the latents.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from synthclone.gen.solvers import HISTORY, Step
 
 
 @numba.njit(cache=True, nogil=True)
-def _fused_step(latent, start, without, with_prompt, scale, past, weights, data, after, remembered):  # type: ignore[no-untyped-def]
+def _fused_step(latent, start, without, with_prompt, scale, past, weights, data, after, remembered):  # type: ignore
     """All arrays are flat float32 but `past` (3, n); `weights` is (latent, start, h0, h1, h2, h3), `data` (latent, noise)."""
     for i in range(latent.size):
         noise = without[i] + scale * (with_prompt[i] - without[i])
@@ -68,7 +70,8 @@ def _step_numba(
     data = np.array((step.data_latent, step.data_noise), dtype=np.float32)
     flat = [value.contiguous().view(-1).numpy() for value in (latent, start, without, with_prompt)]
     past_KN = past.view(HISTORY - 1, -1).numpy()
-    _fused_step(*flat, np.float32(scale), past_KN, weights, data, after.view(-1).numpy(), now.view(-1).numpy())
+    kernel: Any = _fused_step  # numba.njit is typed as if it took no arguments
+    kernel(*flat, np.float32(scale), past_KN, weights, data, after.view(-1).numpy(), now.view(-1).numpy())
     return after, now
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 VERBS = {
     "build": ("synthclone.export.build", "compile a Stable Diffusion checkpoint into engines"),
+    "engines": ("synthclone.export.list_engines", "list compiled engines"),
+    "refit": ("synthclone.export.refit", "put other weights into a built TensorRT engine"),
     "generate": ("synthclone.gen.generate", "generate a sharded data set from class names"),
     "train": ("synthclone.train.train", "train a classifier on shards"),
     "eval": ("synthclone.eval.evaluate", "score a classifier on real images"),

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def prompt_rows() -> list[list[str]]:
     ]
 
 
-def build_tokenizer(corpus: list[str], folder: Path) -> CLIPTokenizer:
+def build_tokenizer(corpus: list[str], folder: Path) -> Any:
     """A byte-level BPE of CLIP's form: 256 bytes, the same at a word's end, merges learnt from `corpus`, two specials."""
     learner = Tokenizer(models.BPE(unk_token=None, end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -82,19 +83,19 @@ def build_tokenizer(corpus: list[str], folder: Path) -> CLIPTokenizer:
     )
     trainer = trainers.BpeTrainer(vocab_size=1400, end_of_word_suffix="</w>", show_progress=False)
     learner.train_from_iterator(corpus, trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = alphabet + [f"{byte}</w>" for byte in alphabet] + ["".join(pair) for pair in merges]
     words = [*dict.fromkeys(words), "<|startoftext|>", "<|endoftext|>"]
     vocab = {word: index for index, word in enumerate(words)}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+    tokenizer: Any = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
     tokenizer.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     return tokenizer
 
 
-def build_models(vocabulary: int) -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
+def build_models(vocabulary: int) -> tuple[Any, Any, Any]:
     """The three networks, freshly initialised: Stable Diffusion 1.4's blocks with fewer channels."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -195,7 +196,7 @@ class Loop:
             self.path.with_suffix(".part").rename(self.path)
 
 
-def train_vae(vae: AutoencoderKL, images_NCHW: torch.Tensor, recipe: Recipe, folder: Path) -> AutoencoderKL:
+def train_vae(vae: Any, images_NCHW: torch.Tensor, recipe: Recipe, folder: Path) -> Any:
     """Train the autoencoder to reconstruct; sets its scaling factor so that latents have unit variance."""
     loop = Loop("vae", nn.ModuleDict({"vae": vae}), recipe, recipe.vae_steps, folder)
     for step in loop.steps():
@@ -213,20 +214,20 @@ def train_vae(vae: AutoencoderKL, images_NCHW: torch.Tensor, recipe: Recipe, fol
 
 
 def train_unet(
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    vae: AutoencoderKL,
+    unet: Any,
+    text_encoder: Any,
+    tokenizer: Any,
+    vae: Any,
     images_NCHW: torch.Tensor,
     labels_N: torch.Tensor,
     recipe: Recipe,
     folder: Path,
-) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+) -> tuple[Any, Any]:
     """Train U-Net and text encoder to predict the noise in augmented, encoded digits."""
     rows = prompt_rows()
     tokens_RPL = torch.stack([tokenize(tokenizer, row) for row in rows])
     empty_L = tokenize(tokenizer, [""])[0]
-    noise_schedule = DDPMScheduler(**SCHEDULE)
+    noise_schedule: Any = DDPMScheduler(**SCHEDULE)
     views = 24
     latents_path = folder / "latents.pt"
     if not latents_path.exists():
@@ -272,7 +273,7 @@ def main(recipe: Recipe, folder: Path, output: Path) -> None:
     vae = train_vae(vae, images_NCHW, recipe, folder)
     labels_N = torch.from_numpy(labels)
     unet, text_encoder = train_unet(unet, text_encoder, tokenizer, vae, images_NCHW, labels_N, recipe, folder)
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,

@@ -76,7 +76,7 @@ def test_own_lists(tmp_path):
     mug, spoon = classes.load(str(tmp_path / "own.yaml"))
     assert prompt(mug, "c,d") == "Blue Mug, a mug that is blue"
     assert (mug.key, spoon.key) == ("blue_mug", "spoon")
-    with pytest.raises(ValueError, match="spoon.*has no definition.*--prompt c"):
+    with pytest.raises(ValueError, match=r"spoon.*has no definition.*--prompt c"):
         prompt(spoon, "c,d")
 
 
