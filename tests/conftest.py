@@ -4,20 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import DIGITS_MODEL, run_command
 
 from synthclone.export.build import command as build
 from synthclone.export.pipeline import Pipeline, open_pipeline
-
-ROOT = Path(__file__).parents[1]
-DIGITS_MODEL = ROOT / "gen" / "models" / "digits"
-
-
-def run_command(command, *words: object) -> int:
-    """A command's exit code, whether it returns it or argparse exits with it."""
-    try:
-        return command([str(word) for word in words])
-    except SystemExit as stop:
-        return int(stop.code)
 
 
 @pytest.fixture(scope="session")

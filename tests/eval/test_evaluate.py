@@ -36,9 +36,10 @@ def folder(tmp_path) -> Path:
     generator = np.random.default_rng(0)
     for key in CLASSES:
         (tmp_path / "real" / key).mkdir(parents=True)
-        for i in range(7):
+        # 68 would leave half a pixel, which DALI and torchvision round to different sides
+        for i, width in enumerate((48, 52, 56, 60, 64, 72, 78)):
             small = Image.fromarray(generator.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-            image = small.resize((48 + 4 * i, 60), Image.Resampling.BICUBIC)
+            image = small.resize((width, 60), Image.Resampling.BICUBIC)
             image.save(tmp_path / "real" / key / f"{i}.{'png' if i % 2 else 'jpg'}", quality=95)
     return tmp_path / "real"
 
@@ -64,8 +65,8 @@ def test_images_are_those_of_pil(folder) -> None:
     assert torch.cat([labels_B for _, labels_B in got]).tolist() == list(images.labels) == [0] * 7 + [1] * 7 + [2] * 7
     images_NCHW = torch.cat([images_BCHW for images_BCHW, _ in got])
     difference_NCHW = (images_NCHW - plain_images(images.files)).abs() * 0.225 * 255
-    assert difference_NCHW.mean() < 2
-    assert difference_NCHW.quantile(0.99) < 12  # a crop that cannot be centred exactly may be one pixel aside
+    assert difference_NCHW.mean() < 1
+    assert difference_NCHW.max() < 6
 
 
 def test_results_are_those_of_a_plain_loop(checkpoint, folder, tmp_path) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import DIGITS_MODEL, ROOT, run_command
+from support import DIGITS_MODEL, ROOT, run_command
 
 from synthclone.engines import artifact
 from synthclone.engines.spec import AxisRange

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import run_command
+from support import run_command
 
 from synthclone import cli
 from synthclone.export.list_engines import COLUMNS

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS_MODEL, run_command
+from support import DIGITS_MODEL, run_command
 
 from synthclone.engines import files
 from synthclone.gen import sampler, shards

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 
-from conftest import ROOT
+from support import ROOT
 
 from synthclone.cli import VERBS
 from synthclone.engines.command import make_parser
