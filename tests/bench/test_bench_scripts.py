@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import run_command
+from support import run_command
 
 from synthclone.bench import gpu_session, measure, published, unet_cpu
 from synthclone.engines.spec import AxisRange

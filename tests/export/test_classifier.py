@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import run_command
+from support import run_command
 from safetensors.torch import save_file
 
 from synthclone.engines.artifact import EngineError

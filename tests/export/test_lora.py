@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DIGITS_MODEL, run_command
+from support import DIGITS_MODEL, run_command
 from safetensors.torch import save_file
 
 from synthclone.export import checkpoint as checkpoints

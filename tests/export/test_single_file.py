@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import DIGITS_MODEL, run_command
+from support import DIGITS_MODEL, run_command
 from original_layout import write_original
 from safetensors.torch import save_file
 
