@@ -62,7 +62,7 @@ class Component:
 
 
 def _placed(component: Component) -> Any:
-    module = component.module().to(component.device, DTYPES[component.precision])
+    module: Any = component.module().to(component.device, DTYPES[component.precision])
     return module.to(memory_format=torch.channels_last)
 
 

@@ -78,7 +78,7 @@ class Lora:
                 f"not fit the model's {tuple(weight.shape)}; the LoRA is for another model"
             )
         strength = self.scale * float(parts.get("alpha", torch.tensor(rank))) / rank
-        weight += strength * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+        weight.add_(strength * (up.flatten(1) @ down.flatten(1)).view_as(weight))
 
 
 def read_lora(path: Path, scale: float) -> Lora:
