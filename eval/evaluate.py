@@ -2,10 +2,12 @@
 
     synthclone eval --checkpoint RUN/checkpoints/last.safetensors --data real/val --output results.json
     synthclone eval --checkpoint resnet50.pth --data real/test --probe-train real/train --output results.json
+    synthclone eval --engine DIR --data real/val --output results.json           # DIR from `synthclone build`
 
 The results say what was measured, on what data and by which checkpoint, so that tables are built from them alone.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,25 +17,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from synthclone.engines.backend import pick_device
 from synthclone.engines.command import run
 from synthclone.engines.files import sha256, write_json
 from synthclone.eval import metrics
-from synthclone.eval.features import Outputs, run_network
+from synthclone.eval.features import Outputs, Scorer, engine_scorer, network_scorer, run_network
 from synthclone.eval.probe import probe
+from synthclone.export.classifier import open_classifier
 from synthclone.export.resnet import Arch
-from synthclone.train.checkpoint import load_checkpoint
+from synthclone.train.checkpoint import Metadata, load_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """Score a checkpoint on an ImageFolder of real images."""
 
-    checkpoint: Path
-    """RUN/checkpoints/last.safetensors, or torchvision's or timm's weights (.safetensors, .pt, .pth)."""
     data: Path
     """Folder of class folders with real images."""
     output: Path
     """JSON file for the results."""
+    checkpoint: Path | None = None
+    """RUN/checkpoints/last.safetensors, or torchvision's or timm's weights (.safetensors, .pt, .pth)."""
+    engine: Path | None = None
+    """Instead of a checkpoint: folder of a classifier that `synthclone build` compiled."""
     probe_train: Path | None = None
     """ImageFolder of training images for a logistic regression on frozen features; none without."""
     arch: Arch | None = None
@@ -46,6 +52,10 @@ class EvalConfig:
     """Seed of the probe's split."""
 
     def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.engine is None):
+            raise ValueError("give either --checkpoint FILE or --engine DIR")
+        if self.engine is not None and self.probe_train is not None:
+            raise ValueError("a compiled classifier gives no features to probe; give --checkpoint with --probe-train")
         for name in ("batch_size", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
@@ -59,31 +69,32 @@ def evaluate_folder(config: EvalConfig) -> dict[str, Any]:
     Raises:
         ValueError: the checkpoint or a folder is not what it should be.
     """
-    model, metadata = load_checkpoint(config.checkpoint, config.arch)
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    scored = open_scorer(config)
+    metadata = scored.metadata
 
     def outputs_of(folder: Path, classes: tuple[str, ...]) -> Outputs:
         return run_network(
-            model,
+            scored.score,
             metadata,
             folder,
             classes,
-            batch_size=config.batch_size,
+            batch_size=min(config.batch_size, scored.most),
             num_threads=config.num_threads,
-            device=device,
+            device=scored.device,
         )
 
     test = outputs_of(config.data, metadata.classes)
     num_outputs = test.scores_NK.shape[1]
     if len(test.classes) != num_outputs:
         raise ValueError(
-            f"{config.data} has {len(test.classes)} class folders, {config.checkpoint} scores {num_outputs} classes; "
+            f"{config.data} has {len(test.classes)} class folders, {scored.name} scores {num_outputs} classes; "
             "give the data set that the checkpoint was made for"
         )
     results: dict[str, Any] = {
         "what": "evaluation",
-        "checkpoint": str(config.checkpoint),
-        "checkpoint_sha256": sha256(config.checkpoint),
+        "checkpoint": scored.name,
+        "checkpoint_sha256": scored.sha256,
+        "engine": str(config.engine) if config.engine else None,
         "arch": metadata.arch,
         "epoch": metadata.epoch,
         "data": str(config.data),
@@ -111,6 +122,46 @@ def evaluate_folder(config: EvalConfig) -> dict[str, Any]:
             "mean_per_class": metrics.mean_per_class(confusion_KK),
         }
     return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What is evaluated: a checkpoint in PyTorch, or an engine compiled from one."""
+
+    score: Scorer
+    metadata: Metadata
+    name: str
+    sha256: str
+    """Of the checkpoint's file."""
+    device: torch.device
+    most: int
+    """Images of a forward pass at most."""
+
+
+def open_scorer(config: EvalConfig) -> Scored:
+    """Load the checkpoint or the engine."""
+    device = pick_device("auto")
+    if config.engine is not None:
+        engine, info = open_classifier(config.engine, device)
+        fields = {field.name: info[field.name] for field in dataclasses.fields(Metadata) if field.name in info}
+        return Scored(
+            score=engine_scorer(engine),
+            metadata=Metadata(**{"config": {}, **fields, "classes": tuple(info["classes"])}),
+            name=info["model"],
+            sha256=info["checkpoint_sha256"],
+            device=device,
+            most=engine.spec.ranges["batch"].maximum,
+        )
+    assert config.checkpoint is not None
+    model, metadata = load_checkpoint(config.checkpoint, config.arch)
+    return Scored(
+        score=network_scorer(model, device),
+        metadata=metadata,
+        name=str(config.checkpoint),
+        sha256=sha256(config.checkpoint),
+        device=device,
+        most=config.batch_size,
+    )
 
 
 def classification(test: Outputs) -> dict[str, Any]:

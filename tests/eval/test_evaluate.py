@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import run_command
 
-from synthclone.engines.files import sha256
+from synthclone.engines.files import read_json, sha256
 from synthclone.eval.evaluate import EvalConfig, command, evaluate_folder
 from synthclone.eval.imagefolder import batches, list_images
+from synthclone.export.build import command as build
+from synthclone.export.resnet import make_model
 from synthclone.train.checkpoint import Metadata, load_checkpoint, save_tensors
 from synthclone.train.crops import IMAGENET_MEAN, IMAGENET_STD
-from synthclone.train.resnet import make_model
 
 CLASSES = ("zebra", "ape", "cat")  # not sorted: labels follow the checkpoint, not the folders' names
 METADATA = Metadata(arch="resnet18", classes=CLASSES, image_size=32, crop_ratio=0.8, epoch=1, config={})
@@ -113,6 +115,23 @@ def test_the_probe_fits_frozen_features(checkpoint, folder, tmp_path) -> None:
     assert 0.5 < result["top1"] <= 1  # fitted on the very images, so far above the third that guessing gives
     assert result["mean_per_class"] == pytest.approx(result["top1"])
     assert result["inverse_penalty"] in [10.0**e for e in range(-5, 7)]
+
+
+def test_a_compiled_classifier_scores_the_same(checkpoint, folder, tmp_path) -> None:
+    engines, out = tmp_path / "engines", tmp_path / "r.json"
+    words = ("--model", checkpoint, "--batch", "2:4:8", "--device", "cpu", "--output", engines)
+    assert run_command(build, *words) == 0
+    assert run_command(command, "--engine", engines, "--data", folder, "--output", out) == 0
+    compiled = read_json(out)
+    plain = evaluate_folder(EvalConfig(checkpoint=checkpoint, data=folder, output=out))
+    assert (compiled["confusion"], compiled["top5"]) == (plain["confusion"], plain["top5"])
+    assert (compiled["checkpoint_sha256"], compiled["engine"]) == (plain["checkpoint_sha256"], str(engines))
+
+
+def test_checkpoint_or_engine_but_not_both(checkpoint, folder, tmp_path, capsys) -> None:
+    for words in ((), ("--checkpoint", checkpoint, "--engine", tmp_path)):
+        assert run_command(command, *words, "--data", folder, "--output", tmp_path / "r.json") == 2
+        assert "give either --checkpoint FILE or --engine DIR" in capsys.readouterr().err
 
 
 def test_weights_without_class_keys_take_the_folders_names(checkpoint, folder, tmp_path) -> None:

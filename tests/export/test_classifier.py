@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from support import run_command
 from safetensors.torch import save_file
+from support import run_command
 
 from synthclone.engines.artifact import EngineError
 from synthclone.export.build import command as build

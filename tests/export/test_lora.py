@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from support import DIGITS_MODEL, run_command
 from safetensors.torch import save_file
+from support import DIGITS_MODEL, run_command
 
 from synthclone.export import checkpoint as checkpoints
 from synthclone.export import components, diffusion

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from support import DIGITS_MODEL, run_command
 from original_layout import write_original
 from safetensors.torch import save_file
+from support import DIGITS_MODEL, run_command
 
 from synthclone.export import checkpoint as checkpoints
 from synthclone.export import components, diffusion, single_file

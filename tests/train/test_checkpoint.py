@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from synthclone.export.resnet import make_model
 from synthclone.train.checkpoint import Metadata, load_checkpoint, save_tensors
-from synthclone.train.resnet import make_model
 
 
 class Bomb:

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synthclone.export.resnet import make_model
 from synthclone.train.recipe import (
     MultiCrop,
     learning_rate,
@@ -13,7 +14,6 @@ from synthclone.train.recipe import (
     peak_learning_rate,
     repeat_labels,
 )
-from synthclone.train.resnet import make_model
 
 
 def test_learning_rate_at_known_times() -> None:

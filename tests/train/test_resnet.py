@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from synthclone.train.resnet import make_model
+from synthclone.export.resnet import make_model
 
 STAGES_50 = ((1, 3, 64), (2, 4, 128), (3, 6, 256), (4, 3, 512))
 

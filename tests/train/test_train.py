@@ -115,7 +115,7 @@ def test_two_ranks_hold_the_same_weights_after_a_step(shards, tmp_path) -> None:
 import torch
 from synthclone.train import fit, ranks
 from synthclone.train.recipe import MultiCrop
-from synthclone.train.resnet import make_model
+from synthclone.export.resnet import make_model
 
 rank = ranks.join()
 model = make_model("resnet18", num_classes=4, generator=torch.Generator().manual_seed(0))
