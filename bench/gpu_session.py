@@ -28,8 +28,9 @@ from synthclone.engines.command import run
 from synthclone.engines.spec import DTYPES, Precision
 from synthclone.export.components import ENGINES
 
-# What the libraries raise when one part cannot be had: out of memory and compile errors are RuntimeErrors.
-PART_ERRORS = (RuntimeError, ValueError, ImportError, OSError)
+# What the libraries raise when one part cannot be had, mistakes of their own included: a session on a card that is lent
+# is not to be lost to one of them. Out of memory and compile errors are RuntimeErrors.
+PART_ERRORS = (RuntimeError, ValueError, ImportError, OSError, AssertionError, AttributeError, LookupError, TypeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +108,13 @@ def _session(config: GpuSessionConfig, device: torch.device, work: Path) -> None
             work=work,
         )
         flop = _caught(component.flop)
+        per_row = flop / component.batches[0] if isinstance(flop, int) else None
         for way in config.ways.split(","):
             found = _caught(lambda component=component, way=way: _measure_way(config, component, way))
             part = {"component": name, "way": way, **(found if "failed" in found else {"batches": found})}
             for batch, entry in part.get("batches", {}).items():
-                if "median_ms" in entry and isinstance(flop, int):
-                    entry["tflops"] = round(flop * int(batch) / entry["median_ms"] / 1e9, 3)
+                if "median_ms" in entry and per_row is not None:
+                    entry["tflops"] = round(per_row * int(batch) / entry["median_ms"] / 1e9, 3)
             answer["parts"].append(part)
             print(json.dumps(part), file=sys.stderr, flush=True)
             gpu_ways.free(device)

@@ -4,6 +4,7 @@ import copy
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from synthclone.export import components, graph
 
 Tensors = dict[str, torch.Tensor]
 Run = Callable[[Tensors], torch.Tensor]
-MOST_REFERENCE_ROWS = 2  # the fp32 reference runs on the host
+NUM_REFERENCE_ROWS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,15 @@ class Component:
         sizes = AxisRange(minimum=self.batches[0], optimum=middle, maximum=self.batches[-1])
         return published.spec_of(self.size, self.name, self.precision, sizes)
 
+    @cached_property
     def module(self) -> nn.Module:
-        """It in fp32 on the host."""
+        """It in fp32 on the host; copy it before changing it."""
         return published.make(self.size, self.name)
+
+    @cached_property
+    def reference(self) -> nn.Module:
+        """The same on the device, called with tensors of the host: the largest batches would take a host minutes."""
+        return OnDevice(copy.deepcopy(self.module).to(self.device), self.device)
 
     def inputs(self, batch: int) -> Tensors:
         """Random inputs on the device."""
@@ -49,20 +56,35 @@ class Component:
         return {name: value.to(self.device) for name, value in found.items()}
 
     def flop(self) -> int:
-        """Floating-point operations of one row."""
-        return measure.count_flop(self.module(), self.spec().sample({"batch": 1}, seed=0).values())
+        """Floating-point operations of one call at the smallest batch."""
+        with torch.device("meta"):
+            module = published.make(self.size, self.name)
+        return measure.count_flop(module, self.spec().sample({"batch": self.batches[0]}, seed=0).values())
 
     def error(self, output: torch.Tensor, batch: int) -> float:
-        """Relative error of the first rows against fp32 on the host."""
-        rows = min(batch, MOST_REFERENCE_ROWS)
-        inputs = [value[:rows].cpu() for value in self.inputs(batch).values()]
+        """Relative error of the first rows against fp32."""
+        rows = min(batch, NUM_REFERENCE_ROWS)
+        inputs = [value[:rows] for value in self.inputs(batch).values()]
         inputs = [value.float() if value.is_floating_point() else value for value in inputs]
         with torch.inference_mode():
-            return float(f"{relative_error(output[:rows].float().cpu(), self.module()(*inputs)):.3e}")
+            return float(f"{relative_error(output[:rows].float().cpu(), self.reference(*inputs)):.3e}")
+
+
+class OnDevice(nn.Module):
+    """A module that lives on a device and answers on the host, in full fp32."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.module, self.device = module, device
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        # cuDNN's convolutions round to TensorFloat-32 unless told otherwise.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            return self.module(*(value.to(self.device) for value in values)).cpu()
 
 
 def _placed(component: Component) -> Any:
-    module: Any = component.module().to(component.device, DTYPES[component.precision])
+    module: Any = copy.deepcopy(component.module).to(component.device, DTYPES[component.precision])
     return module.to(memory_format=torch.channels_last)
 
 
@@ -87,8 +109,8 @@ def _built(name: str, *, cuda_graphs: bool = False, **options: Any) -> Callable[
     """An engine of one of our backends, built through the parity gate."""
 
     def make(component: Component) -> Run:
-        spec, reference = component.spec(), component.module()
-        module = copy.deepcopy(reference).to(DTYPES[component.precision])
+        spec = component.spec()
+        module = copy.deepcopy(component.module).to(DTYPES[component.precision])
         suffix = "-".join([name, *(f"{key}_{value}" for key, value in options.items())])
         folder = component.work / f"{component.name}-{component.precision}-{suffix}"
         onnx = None
@@ -97,7 +119,7 @@ def _built(name: str, *, cuda_graphs: bool = False, **options: Any) -> Callable[
             request = graph.GraphRequest(spec=spec, precision=component.precision, checkpoint_key=component.size)
             if graph.exported_digests(request, onnx.parent) is None:
                 onnx.parent.parent.mkdir(parents=True, exist_ok=True)
-                graph.export_onnx(reference, request, onnx.parent)
+                graph.export_onnx(component.module, request, onnx.parent)
         if not (folder / "manifest.json").is_file():
             source = Source(
                 module=module,
@@ -110,7 +132,7 @@ def _built(name: str, *, cuda_graphs: bool = False, **options: Any) -> Callable[
             artifact.build(
                 spec,
                 source,
-                reference,
+                component.reference,
                 backend=name,
                 folder=folder,
                 device=component.device,

@@ -13,9 +13,11 @@ from typing import Any
 
 import onnxruntime
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 from torch import nn
 
 from synthclone.engines import files
+from synthclone.engines.artifact import EngineError
 from synthclone.engines.backend import Runtime, Source
 from synthclone.engines.device_stream import Lane, make_lane
 from synthclone.engines.onnx_safety import check_external_data
@@ -25,6 +27,17 @@ from synthclone.engines.spec import DTYPES, EngineSpec
 NEEDS_ONNX = True
 Options = OnnxRuntimeOptions
 ELEMENT_TYPES = {"fp32": 1, "uint8": 2, "int32": 6, "int64": 7, "fp16": 10, "bf16": 16}  # onnx.TensorProto.DataType
+# ONNX Runtime's own errors have no common class but Exception.
+FAILURES = (
+    state.EPFail,
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NoSuchFile,
+    state.NotImplemented,
+    state.RuntimeException,
+)
 NO_GRAPH = "-1"  # the graph id that ONNX Runtime takes for "run, and capture nothing"
 
 
@@ -52,10 +65,10 @@ class OnnxRuntimeEngine:
         output = self._output(sizes)
         binding = self._bind(values, output)
         if self.lane is None:
-            self.session.run_with_iobinding(binding)
+            self._run(binding)
         else:
             with self.lane.turn():
-                self.session.run_with_iobinding(binding, _run_options(NO_GRAPH))
+                self._run(binding, _run_options(NO_GRAPH))
         return output
 
     def _replay(self, lane: Lane, sizes: Mapping[str, int], values: list[torch.Tensor]) -> torch.Tensor:
@@ -70,9 +83,15 @@ class OnnxRuntimeEngine:
         with lane.turn():
             for fixed, value in zip(held, values, strict=True):
                 fixed.copy_(value)
-            self.session.run_with_iobinding(binding, run_options)
+            self._run(binding, run_options)
             output.copy_(fixed_output)
         return output
+
+    def _run(self, binding: Any, options: Any = None) -> None:
+        try:
+            self.session.run_with_iobinding(binding, options)
+        except FAILURES as error:
+            raise EngineError(f"engine {self.spec.name} failed in ONNX Runtime: {_one_line(error)}") from error
 
     def _output(self, sizes: Mapping[str, int]) -> torch.Tensor:
         spec = self.spec.outputs[0]
@@ -87,6 +106,10 @@ class OnnxRuntimeEngine:
         spec, shape = self.spec.outputs[0], tuple(output.shape)
         binding.bind_output(spec.name, kind, index, ELEMENT_TYPES[spec.dtype], shape, output.data_ptr())
         return binding
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
 
 
 def _run_options(graph_id: str) -> Any:
@@ -118,6 +141,7 @@ def load(
 
     Raises:
         ValueError: the provider for the device is missing or does not start, or weights lie outside the folder.
+        EngineError: ONNX Runtime does not take the graph.
     """
     check_external_data(folder / "model.onnx")
     options = plain_options(files.read_json(folder / "options.json"))
@@ -130,7 +154,10 @@ def load(
     settings.intra_op_num_threads = torch.get_num_threads()
     # Spinning threads starve the JPEG writers and the other component's session.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), settings, providers=wanted)
+    try:
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), settings, providers=wanted)
+    except FAILURES as error:
+        raise EngineError(f"ONNX Runtime does not take the graph: {_one_line(error)}") from error
     # A provider that cannot start is only warned of, and the CPU takes its place.
     if session.get_providers()[0] != wanted[0][0]:
         raise ValueError(

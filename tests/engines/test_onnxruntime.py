@@ -6,6 +6,7 @@ import torch
 from onnx import TensorProto, helper
 
 from synthclone.engines import backend, onnxruntime_backend
+from synthclone.engines.artifact import EngineError
 from synthclone.engines.backend import Runtime, Source
 from synthclone.engines.onnx_safety import check_external_data
 from synthclone.engines.onnxruntime_options import OnnxRuntimeOptions, missing_provider, providers
@@ -124,3 +125,14 @@ def test_a_constant_inside_a_sub_graph_is_seen_too(tmp_path):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="/dev/zero"):
         check_external_data(path)
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_told_in_one_line(tmp_path):
+    path = add_graph(tmp_path)
+    model = onnx.load(str(path), load_external_data=False)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "options.json").write_text("{}")
+    with pytest.raises(EngineError, match="NoSuchOperator") as error:
+        onnxruntime_backend.load(tmp_path, SPEC, CPU, lambda config: None, Runtime())
+    assert "\n" not in str(error.value)
