@@ -1,8 +1,9 @@
 """One way to make a command from a frozen dataclass: options, help, YAML, errors, exit codes.
 
-A command is a dataclass (a docstring under each field; `metadata={"positional": True}` for a word without a flag) and a `main(config)`. `run(Config, main)` parses the command
-line (`--per-class` for the field `per_class`; `--config FILE.yaml` gives the same fields, and options override it),
-prints one line and returns 2 for a user's mistake (`ValueError`, missing file, full disk), and 130 for Ctrl-C.
+A command is a dataclass (a docstring under each field; `metadata={"positional": True}` for a word without a flag) and
+a `main(config)`. `run(Config, main)` parses the command line (`--per-class` for the field `per_class`; `--config
+FILE.yaml` gives the same fields, and options override it), prints one line and returns 2 for a user's mistake
+(`ValueError`, missing file, full disk), and 130 for Ctrl-C.
 """
 
 import dataclasses

@@ -5,6 +5,7 @@ Building is in `tensorrt_build.py`, running in `tensorrt_runtime.py`, new weight
 be compatible (see `tensorrt_options.py`).
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def build(spec: EngineSpec, source: Source, out: Path, device: torch.device, opt
         "source": dict(source.digests),
         "refittable": options.refittable,
         "stripped": options.strip_weights,
-        "onnx": str(source.onnx.resolve()),
+        "onnx": os.path.relpath(source.onnx, out.parent),  # so that engines and exports can move together
     }
     files.write_json(out / "tensorrt.json", notes)
 

@@ -80,7 +80,7 @@ def restore_weights(engine: trt.ICudaEngine, folder: Path, spec: EngineSpec) -> 
     notes = files.read_json(folder / "tensorrt.json")
     if not notes["stripped"]:
         return
-    onnx = Path(notes["onnx"])
+    onnx = (folder.parent / notes["onnx"]).resolve()
     if not onnx.is_file():
         raise EngineError(f"the plan holds no weights, and the ONNX file to take them from is gone: {onnx}")
     if onnx_digest.weights_digest(onnx) != notes["weights"]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import tensorrt as trt
 import torch
 
+from synthclone.engines.artifact import EngineError
 from synthclone.engines.device_stream import Lane
 from synthclone.engines.spec import DTYPES, EngineSpec
 from synthclone.engines.tensorrt_errors import failure, out_of_memory
@@ -110,6 +111,12 @@ class TensorRTEngine:
                     raise failure(self.spec, doing, self._recorder)
             if missing := context.infer_shapes():
                 raise failure(self.spec, f"{doing} (shapes of {', '.join(missing)} are not known)", self._recorder)
+            for item in self.spec.outputs:  # TensorRT would write past the end of a buffer that is too small
+                if (shape := tuple(context.get_tensor_shape(item.name))) != item.shape(sizes):
+                    raise EngineError(
+                        f"engine {self.spec.name} gives {item.name} of shape {shape} at {_text(sizes)}, but declares "
+                        f"{item.shape(sizes)}; build it again from the component that the declaration is of"
+                    )
             call.sizes = dict(sizes)
         held = [self._addressable(value) for value in tensors.values()]
         for name, value in zip(tensors, held, strict=True):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from synthclone.train.checkpoint import Metadata
+from synthclone.train.dali import Dali, load_dali
 from synthclone.train.loader import to_torch
 from synthclone.train.quarantine import fault
 
@@ -97,11 +98,13 @@ def batches(
     Raises:
         RuntimeError: an image cannot be decoded.
     """
-    from nvidia.dali import pipeline_def
+    dali = load_dali()
 
-    pipeline = pipeline_def(centre_crop)(
+    pipeline = dali.pipeline_def(centre_crop)(
+        dali,
         images,
         metadata,
+        dali.decoder(device.index),
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=device.index,
@@ -114,28 +117,26 @@ def batches(
         yield to_torch(crops)[:count], labels_B
 
 
-def centre_crop(images: ImageFolder, metadata: Metadata) -> tuple[Any, Any]:
+def centre_crop(dali: Dali, images: ImageFolder, metadata: Metadata, decoder: str) -> tuple[Any, Any]:
     """DALI's graph: the shorter side to size / crop_ratio (bicubic, antialiased), a centre crop, normalised."""
-    from nvidia.dali import fn, pipeline, types
 
-    encoded, labels = fn.readers.file(
+    encoded, labels = dali.fn.readers.file(
         files=[str(file) for file in images.files],
         labels=list(images.labels),
         pad_last_batch=True,
         name="images",
     )
-    on_gpu = pipeline.Pipeline.current().device_id is not None
-    decoded = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
-    resized = fn.resize(
+    decoded = dali.fn.decoders.image(encoded, device=decoder, output_type=dali.types.RGB)
+    resized = dali.fn.resize(
         decoded,
         resize_shorter=round(metadata.image_size / metadata.crop_ratio),
-        interp_type=types.INTERP_CUBIC,
+        interp_type=dali.types.INTERP_CUBIC,
         antialias=True,
     )
-    crops = fn.crop_mirror_normalize(
+    crops = dali.fn.crop_mirror_normalize(
         resized,
         crop=(metadata.image_size, metadata.image_size),
-        dtype=types.FLOAT,
+        dtype=dali.types.FLOAT,
         output_layout="CHW",
         mean=[255 * value for value in metadata.mean],
         std=[255 * value for value in metadata.std],

@@ -29,7 +29,7 @@ def split_by_class(labels_N: np.ndarray, share: float, generator: np.random.Gene
     Raises:
         ValueError: a class has a single image.
     """
-    tuning = []
+    tuning: list[int] = []
     for label in np.unique(labels_N):
         members = np.flatnonzero(labels_N == label)
         if len(members) < 2:
@@ -46,7 +46,7 @@ def probe(
     *,
     seed: int,
     inverse_penalties: Sequence[float] = INVERSE_PENALTIES,
-    max_iterations: int = 1000,
+    max_iterations: int = 200,
 ) -> Probe:
     """Fit on the training features, with C chosen on a split of them, and predict the test features.
 
@@ -56,23 +56,30 @@ def probe(
     if len(np.unique(labels_N)) < 2:
         raise ValueError("the probe's images are all of one class; give at least two classes")
     fitting, tuning = split_by_class(labels_N, 0.2, np.random.default_rng(seed))
-    accuracies = [
-        fit_predict(train_NF[fitting], labels_N[fitting], train_NF[tuning], value, max_iterations) == labels_N[tuning]
-        for value in inverse_penalties
-    ]
-    best = inverse_penalties[int(np.argmax([a.mean() for a in accuracies]))]  # of equals the strongest penalty
-    return Probe(predicted_N=fit_predict(train_NF, labels_N, test_NF, best, max_iterations), inverse_penalty=best)
+    predictions = fit_path(train_NF[fitting], labels_N[fitting], train_NF[tuning], inverse_penalties, max_iterations)
+    accuracies = [float((predicted_M == labels_N[tuning]).mean()) for predicted_M in predictions]
+    best = int(np.argmax(accuracies))  # of equals the strongest penalty
+    refitted = fit_path(train_NF, labels_N, test_NF, inverse_penalties[: best + 1], max_iterations)
+    return Probe(predicted_N=refitted[-1], inverse_penalty=inverse_penalties[best])
 
 
-def fit_predict(
-    train_NF: np.ndarray, labels_N: np.ndarray, test_NF: np.ndarray, inverse_penalty: float, max_iterations: int
-) -> np.ndarray:
-    """Fit one logistic regression and predict."""
+def fit_path(
+    train_NF: np.ndarray,
+    labels_N: np.ndarray,
+    test_NF: np.ndarray,
+    inverse_penalties: Sequence[float],
+    max_iterations: int,
+) -> list[np.ndarray]:
+    """Predictions of one regression for each C; each fit starts from the one before, which has a stronger penalty."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    model = LogisticRegression(max_iter=max_iterations, warm_start=True)
+    predictions = []
     with warnings.catch_warnings():
         # weak penalties need more iterations than they are worth; the tuning split judges them as they are
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=inverse_penalty, max_iter=max_iterations).fit(train_NF, labels_N)
-        return np.asarray(model.predict(test_NF))
+        for inverse_penalty in inverse_penalties:
+            model.set_params(C=inverse_penalty).fit(train_NF, labels_N)
+            predictions.append(np.asarray(model.predict(test_NF)))
+    return predictions

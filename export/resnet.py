@@ -87,20 +87,21 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
+        stages = []
         for stage, num_blocks in enumerate(blocks_per_stage):
             blocks = []
             for i in range(num_blocks):
                 blocks.append(block(channels, 64 << stage, stride=2 if i == 0 and stage > 0 else 1))
                 channels = (64 << stage) * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.num_features = channels
         self.fc = nn.Linear(channels, num_classes)
 
     def features(self, images_BCHW: Tensor) -> Tensor:
         """Average-pooled output of the last stage, before the classifier: B x F."""
         x_BCHW = self.maxpool(self.relu(self.bn1(self.conv1(images_BCHW))))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x_BCHW = stage(x_BCHW)
+        x_BCHW = self.layer4(self.layer3(self.layer2(self.layer1(x_BCHW))))
         return x_BCHW.mean(dim=(2, 3))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

@@ -100,8 +100,8 @@ def parse_metadata(text: str | None) -> Metadata | None:
     """The metadata of a file that `synthclone` wrote."""
     if text is None:
         return None
-    row = json.loads(text)
-    return Metadata(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+    row: dict[str, Any] = json.loads(text)
+    return Metadata(**row | {name: tuple(row[name]) for name in ("classes", "mean", "std")})
 
 
 def state_dict_of(loaded: Any) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ def guess_arch(path: Path, weights: dict[str, Tensor]) -> str:
     names = set(weights)
     for arch in ARCHS:
         model = make_model(arch, num_classes=1, generator=torch.Generator())
-        if {name for name, _ in model.named_parameters()} <= names:
+        if {name for name, _ in model.named_parameters() if not name.startswith("fc.")} <= names:
             return arch
     raise ValueError(
         f"{path} fits none of {', '.join(ARCHS)}; give a checkpoint of one of these with torchvision's names"

@@ -11,6 +11,8 @@ On a CPU resampling costs more than decoding, so the fewest operators are used: 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from synthclone.train.dali import Dali
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -88,58 +90,50 @@ def solarise_table(threshold: int = 128) -> list[int]:
     return [value if value < threshold else 255 - value for value in range(256)]
 
 
-def random_crop(images: Any, policy: CropPolicy, kind: CropKind) -> Any:
+def random_crop(dali: Dali, images: Any, policy: CropPolicy, kind: CropKind) -> Any:
     """One crop of decoded images, as normalised CHW floats. Only inside a DALI pipeline with conditionals."""
-    from nvidia.dali import fn, types
-
-    crops = fn.random_resized_crop(
+    crops = dali.fn.random_resized_crop(
         images, size=[kind.size, kind.size], random_area=kind.scale, random_aspect_ratio=policy.aspect, antialias=True
     )
     if policy.colour == "full":
-        crops = colour(crops)
-        crops = blur(crops, kind)
+        crops = colour(dali, crops)
+        crops = blur(dali, crops, kind)
         if kind.solarise_probability > 0:
-            crops = solarise(crops, kind.solarise_probability)
-    return fn.crop_mirror_normalize(
+            crops = solarise(dali, crops, kind.solarise_probability)
+    return dali.fn.crop_mirror_normalize(
         crops,
-        dtype=types.FLOAT,
+        dtype=dali.types.FLOAT,
         output_layout="CHW",
         mean=[255 * value for value in IMAGENET_MEAN],
         std=[255 * value for value in IMAGENET_STD],
-        mirror=fn.random.coin_flip(probability=0.5) if policy.flip else 0,
+        mirror=dali.fn.random.coin_flip(probability=0.5) if policy.flip else 0,
     )
 
 
-def colour(crops: Any) -> Any:
+def colour(dali: Dali, crops: Any) -> Any:
     """Jitter of brightness .4, contrast .4, saturation .2 and hue .1 with p = .8; grey with p = .2."""
-    from nvidia.dali import fn
-
-    jitter = fn.random.coin_flip(probability=0.8)
-    grey = fn.random.coin_flip(probability=0.2)
-    saturation = (1.0 + jitter * fn.random.uniform(range=[-0.2, 0.2])) * (1.0 - grey)
-    return fn.color_twist(
+    jitter = dali.fn.random.coin_flip(probability=0.8)
+    grey = dali.fn.random.coin_flip(probability=0.2)
+    saturation = (1.0 + jitter * dali.fn.random.uniform(range=[-0.2, 0.2])) * (1.0 - grey)
+    return dali.fn.color_twist(
         crops,
-        brightness=1.0 + jitter * fn.random.uniform(range=[-0.4, 0.4]),
-        contrast=1.0 + jitter * fn.random.uniform(range=[-0.4, 0.4]),
+        brightness=1.0 + jitter * dali.fn.random.uniform(range=[-0.4, 0.4]),
+        contrast=1.0 + jitter * dali.fn.random.uniform(range=[-0.4, 0.4]),
         saturation=saturation,
-        hue=jitter * fn.random.uniform(range=[-36.0, 36.0]),
+        hue=jitter * dali.fn.random.uniform(range=[-36.0, 36.0]),
     )
 
 
-def blur(crops: Any, kind: CropKind) -> Any:
+def blur(dali: Dali, crops: Any, kind: CropKind) -> Any:
     """Gaussian blur with the kind's probability; sigma .1 to 2 pixels at a crop of 224, in proportion at others."""
-    from nvidia.dali import fn, types
-
-    sigma = fn.random.uniform(range=[0.1, max(0.2, 2.0 * kind.size / 224)])
-    if fn.random.coin_flip(probability=kind.blur_probability, dtype=types.BOOL):  # a branch for each sample
-        crops = fn.gaussian_blur(crops, sigma=sigma)
+    sigma = dali.fn.random.uniform(range=[0.1, max(0.2, 2.0 * kind.size / 224)])
+    if dali.fn.random.coin_flip(probability=kind.blur_probability, dtype=dali.types.BOOL):  # a branch for each sample
+        crops = dali.fn.gaussian_blur(crops, sigma=sigma)
     return crops
 
 
-def solarise(crops: Any, probability: float) -> Any:
+def solarise(dali: Dali, crops: Any, probability: float) -> Any:
     """Solarisation with a probability, by table: the same bits as arithmetic, in half the time."""
-    from nvidia.dali import fn, types
-
-    if fn.random.coin_flip(probability=probability, dtype=types.BOOL):  # a branch for each sample
-        crops = fn.lookup_table(crops, keys=list(range(256)), values=solarise_table(), dtype=types.UINT8)
+    if dali.fn.random.coin_flip(probability=probability, dtype=dali.types.BOOL):  # a branch for each sample
+        crops = dali.fn.lookup_table(crops, keys=list(range(256)), values=solarise_table(), dtype=dali.types.UINT8)
     return crops

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from synthclone.gen.shards import Dataset, Shard
 from synthclone.train.crops import CropPolicy, crop_kinds, random_crop
+from synthclone.train.dali import Dali, load_dali
 from synthclone.train.quarantine import index_path, quarantine
 from synthclone.train.shard_index import read_index
 
@@ -113,18 +114,20 @@ class Loader:
 
     def build(self, epoch: int, attempt: int) -> Any:
         """The pipeline of an epoch, already working on its first batches."""
-        from nvidia.dali import pipeline_def  # half a second of import
+        dali = load_dali()
 
         seeds = np.random.SeedSequence([self.config.seed, epoch, attempt, self.config.rank])
         generator = np.random.default_rng(seeds)
         shards = [self.shards[i] for i in generator.permutation(len(self.shards))]
         if self.num_parts > 1:
             shards = list(self.shards)  # parts are cut by position, so all ranks need the same order
-        pipeline = pipeline_def(enable_conditionals=True)(multi_crop)(
+        pipeline = dali.pipeline_def(enable_conditionals=True)(multi_crop)(
+            dali,
             [str(shard.tar) for shard in shards],
             [str(self.index(shard)) for shard in shards],
             self.config.policy,
             (self.part, self.num_parts),
+            dali.decoder(self.config.device_id),
             batch_size=self.config.batch_size,
             num_threads=self.config.num_threads,
             device_id=self.config.device_id,
@@ -157,11 +160,12 @@ class Loader:
         return label
 
 
-def multi_crop(tars: list[str], indices: list[str], policy: CropPolicy, part: tuple[int, int]) -> tuple[Any, ...]:
+def multi_crop(
+    dali: Dali, tars: list[str], indices: list[str], policy: CropPolicy, part: tuple[int, int], decoder: str
+) -> tuple[Any, ...]:
     """DALI's graph: each crop in turn, global ones first, then the sample's JSON as padded bytes."""
-    from nvidia.dali import fn, pipeline, types
 
-    jpegs, texts = fn.readers.webdataset(
+    jpegs, texts = dali.fn.readers.webdataset(
         paths=tars,
         index_paths=indices,
         ext=["jpg", "json"],
@@ -172,12 +176,11 @@ def multi_crop(tars: list[str], indices: list[str], policy: CropPolicy, part: tu
         num_shards=part[1],
         name=READER,
     )
-    on_gpu = pipeline.Pipeline.current().device_id is not None
-    images = fn.decoders.image(jpegs, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
-    crops = [random_crop(images, policy, kind) for kind in crop_kinds(policy) for _ in range(kind.num)]
-    return *crops, fn.pad(texts)
+    images = dali.fn.decoders.image(jpegs, device=decoder, output_type=dali.types.RGB)
+    crops = [random_crop(dali, images, policy, kind) for kind in crop_kinds(policy) for _ in range(kind.num)]
+    return *crops, dali.fn.pad(texts)
 
 
 def to_torch(output: Any) -> Tensor:
     """A copy of one output: DALI uses its own buffer again at the next step."""
-    return torch.from_dlpack(output.as_tensor()).clone()
+    return torch.utils.dlpack.from_dlpack(output.as_tensor()).clone()

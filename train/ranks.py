@@ -6,7 +6,8 @@ Without a GPU, DeepSpeed is told so (`DS_ACCELERATOR=cpu`) and ranks talk by glo
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,28 +27,45 @@ def join() -> Rank:
     """Start or find the process group. A process without a launcher becomes the only rank."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    if "RANK" not in os.environ:
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-        os.environ.update({name: str(value) for name, value in alone.items()})
     import deepspeed  # two seconds of import, and it probes the machine
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # On a CPU, DeepSpeed would compile its shared-memory collectives first: over a minute, and a C++ compiler is needed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if not torch.distributed.is_initialized():
+        with alone_unless_launched():
+            deepspeed.init_distributed(
+                dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
+            )
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed's engine insists on it
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if not torch.distributed.is_initialized():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
-        )
     return Rank(
         rank=torch.distributed.get_rank(),
         local_rank=local_rank,
         world_size=torch.distributed.get_world_size(),
         device=device,
     )
+
+
+@contextmanager
+def alone_unless_launched() -> Iterator[None]:
+    """The environment of a single rank where no launcher has set one; it is gone afterwards, for child processes."""
+    if "RANK" in os.environ:
+        yield
+        return
+    alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    before = {name: os.environ.get(name) for name in alone}
+    os.environ.update({name: str(value) for name, value in alone.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def free_port() -> int:

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from synthclone.engines.command import run
-from synthclone.engines.files import sha256, write_json
+from synthclone.engines.files import read_json, sha256, write_json
 from synthclone.export.resnet import Arch, make_model
 from synthclone.gen.shards import Dataset, read_dataset
 from synthclone.train import fit, ranks
 from synthclone.train.checkpoint import Metadata
-from synthclone.train.crops import Colour, CropPolicy
+from synthclone.train.crops import Colour, CropPolicy, crop_kinds
 from synthclone.train.fit import Precision
 from synthclone.train.loader import Loader, LoaderConfig
 from synthclone.train.quarantine import quarantine_rows
@@ -112,12 +112,16 @@ def main(config: TrainConfig) -> dict[str, Any]:
         ValueError: a user's mistake; nothing of an earlier run is lost.
     """
     dataset = read_dataset(config.data)  # before anything is written or any library is loaded
+    check_smallest_crop(config)
     rank = ranks.join()
     if config.batch_size % rank.world_size:
         raise ValueError(f"--batch-size {config.batch_size} is no multiple of the {rank.world_size} ranks; change one")
     if rank.rank == 0:
         claim(config.output, plain(config))
     torch.distributed.barrier()
+    finished = config.output / "results.json"
+    if finished.is_file():
+        return dict(read_json(finished))
     start_s = time.perf_counter()
     trained = train(config, dataset, rank)
     results = {
@@ -135,7 +139,7 @@ def main(config: TrainConfig) -> dict[str, Any]:
     if rank.rank == 0:
         checkpoint = last_path(config.output)
         results |= {"checkpoint": str(checkpoint), "checkpoint_sha256": sha256(checkpoint)}
-        write_json(config.output / "results.json", results)
+        write_json(finished, results)
     return results
 
 
@@ -192,7 +196,21 @@ def train(config: TrainConfig, dataset: Dataset, rank: ranks.Rank) -> dict[str, 
             if (epoch + 1) % config.save_every == 0 or epoch + 1 == config.epochs:
                 fit.save_state(engine, fit.finished(metadata, epoch + 1), config.output)
     engine.destroy()
-    return rows[-1]
+    return rows[-1] if rows else {}
+
+
+def check_smallest_crop(config: TrainConfig) -> None:
+    """Refuse crops of 16 pixels or fewer in bf16 on a CPU.
+
+    There, the last stage's 3x3 convolution of stride 2 sees a map of 1x1, and PyTorch 2.13 returns its weight gradient
+    with memory that nobody has written: NaN, or 1e19. With 17 pixels the map is 2x2 and the gradient right.
+    """
+    smallest = min(kind.size for kind in crop_kinds(config.policy()))
+    if config.precision == "bf16" and smallest <= 16 and not torch.cuda.is_available():
+        raise ValueError(
+            f"crops of {smallest} pixels have no right gradient in bf16 on a CPU; give sizes of 17 or more, or "
+            "--precision fp32"
+        )
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:

@@ -48,7 +48,10 @@ def test_dynamic_sizes_in_a_spec():
     assert EngineSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
     assert spec.outputs[0].shape(spec.sizes("optimum")) == (4, 3, 128, 64)
     assert spec.check({"latent": torch.zeros(2, 4, 32, 8)}) == {"batch": 2, "height": 256}
-    for rows, message in ((40, r"height 320 is outside the engine's range 64:128:256 in steps of 64"), (9, "height 72")):
+    for rows, message in (
+        (40, r"height 320 is outside the engine's range 64:128:256 in steps of 64"),
+        (9, "height 72"),
+    ):
         with pytest.raises(ValueError, match=f"{message}.*--height"):
             spec.check({"latent": torch.zeros(2, 4, rows, 8)})
 

@@ -1,8 +1,10 @@
 """`synthclone generate`: the same pixels as diffusers, the same bytes after SIGKILL, and bad input."""
 
+import functools
 import hashlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -137,6 +139,19 @@ def test_killed_at_any_moment_the_bytes_are_the_same(engines, unbroken, tmp_path
         elif process.wait() == 0:
             break
     assert kills == 3
+    assert digests(folder) == digests(unbroken)
+
+
+def test_a_disk_that_fills_up_costs_one_line_and_no_shard(engines, unbroken, tmp_path):
+    """The kernel itself refuses to write: no file may grow over 12 kB, which a manifest fits in and a shard does not."""
+    folder = tmp_path / "set"
+    words = [sys.executable, "-m", "synthclone.cli", "generate", "--engines", str(engines), *OPTIONS]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (12_000, 12_000))
+    result = subprocess.run([*words, "--output", str(folder)], capture_output=True, text=True, preexec_fn=limit)
+    assert result.returncode == 2
+    assert "000000.tar" in result.stderr.splitlines()[-1] and "free some space" in result.stderr.splitlines()[-1]
+    assert [path.name for path in folder.iterdir()] == ["dataset.json"]
+    assert run_command(generate, "--engines", engines, *OPTIONS, "--output", folder) == 0
     assert digests(folder) == digests(unbroken)
 
 

@@ -22,7 +22,10 @@ def options_of(verb: str) -> list[str]:
         for name, value in vars(module).items()
         if name.endswith("Config") and dataclasses.is_dataclass(value) and value.__module__ == module.__name__
     ]
-    return sorted("--" + field.name.replace("_", "-") for field in dataclasses.fields(config))
+    return sorted(
+        field.name if field.metadata.get("positional") else "--" + field.name.replace("_", "-")
+        for field in dataclasses.fields(config)
+    )
 
 
 def test_verbs_and_options_are_those_people_have_in_their_scripts():
@@ -41,14 +44,15 @@ def test_help_names_every_option_with_its_default(verb, capsys):
 
 def test_no_verb_shows_the_verbs(capsys):
     assert main([]) == 2
-    assert all(verb in capsys.readouterr().out for verb in VERBS)
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
     assert main(["--help"]) == 0
 
 
 def test_unknown_verb(capsys):
     assert main(["clone"]) == 2
     error = capsys.readouterr().err
-    assert "unknown verb 'clone'; valid verbs: build, generate" in error and error.count("\n") == 1
+    assert "unknown verb 'clone'; valid verbs: build, engines" in error and error.count("\n") == 1
 
 
 def test_yaml_and_options_mix(tmp_path, capsys):

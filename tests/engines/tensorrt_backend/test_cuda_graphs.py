@@ -48,6 +48,8 @@ def test_engines_on_a_lane_share_one_block_of_the_largest_need(build, load, inpu
         for engine in (small, large):
             values = inputs(2)
             torch.testing.assert_close(engine(**values), reference(values), rtol=1e-4, atol=1e-5)
+    for engine in (small, large):
+        assert [call.context._memory[0] for call in engine._calls.values()] == [lane.block(0).data_ptr()]
     needs = [engine._plan.engine.device_memory_size_v2 for engine in (small, large)]
     assert lane.block(0).numel() == max(needs) > min(needs)
 

@@ -1,5 +1,6 @@
 """What a user reads when a build, a plan or a call is not as it should be."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -150,6 +151,15 @@ def test_tensorrt_s_own_refusal_of_a_shape_is_passed_on(build, load, inputs):
     with pytest.raises(EngineError, match=r"cannot run at batch 5: INVALID_ARGUMENT: latent .* is outside profile"):
         engine(**inputs(5))
     engine(**inputs(4))
+
+
+def test_an_output_larger_than_declared_is_refused_before_it_is_written(build, load, inputs):
+    build()
+    engine = load()
+    wrong = dataclasses.replace(engine.spec.outputs[0], axes=("batch", 4, 8, 4))
+    engine.spec = dataclasses.replace(engine.spec, outputs=(wrong,))
+    with pytest.raises(EngineError, match=r"noise of shape \(2, 4, 8, 8\) at batch 2, but declares \(2, 4, 8, 4\)"):
+        engine(**inputs(2))
 
 
 def test_a_truncated_plan_is_refused(build, load, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file
 
+from synthclone.engines import artifact
 from synthclone.engines.artifact import EngineError
 
 CPU = torch.device("cpu")
@@ -104,12 +105,20 @@ def test_only_refittable_engines_are_refitted(build, refit, component, tmp_path)
         refit(tmp_path / "weights.ckpt")
 
 
+def open_at(folder):
+    return artifact.open_engine(folder, device=CPU, make_module=lambda config: None)
+
+
 def test_a_plan_without_weights_takes_them_from_its_onnx_file(build, load, inputs, reference, component, tmp_path):
     folder = tmp_path / "onnx"
     shutil.copytree(component.onnx.parent, folder)
     build(onnx=folder / "model.onnx", strip_weights=True)
     values = inputs(2)
     torch.testing.assert_close(load()(**values), reference(values), rtol=1e-4, atol=1e-5)
+    moved = tmp_path.with_name(tmp_path.name + "_moved")
+    tmp_path.rename(moved)
+    torch.testing.assert_close(open_at(moved / "engines" / "unet")(**values), reference(values), rtol=1e-4, atol=1e-5)
+    moved.rename(tmp_path)
     shutil.rmtree(folder)
     with pytest.raises(EngineError, match="the plan holds no weights, and the ONNX file to take them from is gone"):
         load()

@@ -2,6 +2,8 @@
 
 import ctypes
 
+import numpy
+import onnx
 import onnxruntime
 
 from tensorrt_double import graph
@@ -51,7 +53,7 @@ class ICudaEngine(Reporting):
         super().__init__(logger)
         self._header, self._model, self._restored = header, model, False
         self._values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
-        self._original = None
+        self._shapes = {}
 
     @property
     def _session(self):
@@ -66,6 +68,17 @@ class ICudaEngine(Reporting):
     def _refit(self, arrays):
         self._model = graph.with_weights(self._model, {**graph.weights(self._model), **arrays})
         self._made_session, self._restored = None, True
+
+    def _output_shape(self, name, shapes):
+        """The shape of an output at given shapes of the inputs, from a run with zeros."""
+        key = (name, *sorted(shapes.items()))
+        if key not in self._shapes:
+            feeds = {}
+            for value in self._model.graph.input:
+                kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+                feeds[value.name] = numpy.zeros(shapes[value.name], kind)
+            self._shapes[key] = Dims(self._session.run([name], feeds)[0].shape)
+        return self._shapes[key]
 
     @property
     def device_memory_size_v2(self):
@@ -143,6 +156,11 @@ class IExecutionContext(Reporting):
     def infer_shapes(self):
         return [value.name for value in self._engine._model.graph.input if value.name not in self._shapes]
 
+    def get_tensor_shape(self, name):
+        if name in self._shapes:
+            return Dims(self._shapes[name])
+        return self._engine._output_shape(name, self._shapes)
+
     def set_tensor_address(self, name, memory):
         if name not in self._engine._values or memory % ALIGNMENT_BYTES or not memory:
             self._report(
@@ -188,16 +206,12 @@ class IExecutionContext(Reporting):
         ctypes.memset(memory[0], 0xAB, memory[1])  # scratch is not kept: whoever reads it reads this
         session = self._engine._session
         binding = session.io_binding()
-        sizes = {}
         for value in self._engine._model.graph.input:
-            for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
-                sizes[dim.dim_param] = size
             kind = value.type.tensor_type.elem_type
             binding.bind_input(value.name, "cpu", 0, kind, shapes[value.name], addresses[value.name])
-        for value in self._engine._model.graph.output:
-            shape = [
-                sizes[dim.dim_param] if dim.dim_param else dim.dim_value for dim in value.type.tensor_type.shape.dim
-            ]
-            kind = value.type.tensor_type.elem_type
-            binding.bind_output(value.name, "cpu", 0, kind, shape, addresses[value.name])
+        outputs = [value.name for value in self._engine._model.graph.output]
+        for name in outputs:
+            binding.bind_output(name, "cpu")
         session.run_with_iobinding(binding)
+        for name, result in zip(outputs, binding.get_outputs(), strict=True):
+            ctypes.memmove(addresses[name], result.data_ptr(), result.tensor_size_in_bytes())
