@@ -70,6 +70,7 @@ def export_component(name: str, precision: Precision, opset: Opset) -> dict[str,
         "bytes": data_bytes,
         "make_seconds": round(made_s - start_s, 1),
         "export_seconds": round(exported_s - made_s, 1),
+        "cpu_seconds": round(time.process_time(), 1),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux gives KiB
     }
 
