@@ -52,7 +52,7 @@ def parts(
             spec=spec,
             key=key_with(checkpoint_key, lora, components.CHECKPOINT_COMPONENT[name]),
             config=components.module_config(checkpoint, name),
-            load=lambda name=name: components.load_module(checkpoint, name, lora),  # type: ignore[misc]
+            load=lambda name=name: components.load_module(checkpoint, name, lora),
             make_module=components.make_module,
         )
         for name, spec in specs.items()

@@ -5,7 +5,7 @@ import collections
 import onnx
 import pytest
 import torch
-from conftest import DIGITS_MODEL
+from support import DIGITS_MODEL
 
 from synthclone.engines import parity
 from synthclone.engines.onnx_operators import check_operators

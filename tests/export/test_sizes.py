@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import DIGITS_MODEL, run_command
+from support import DIGITS_MODEL, run_command
 
 from synthclone.engines.spec import AxisRange, EngineSpec
 from synthclone.export import checkpoint as checkpoints

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import DIGITS_MODEL, run_command
 from safetensors.torch import save_file
+from support import DIGITS_MODEL, run_command
 
 from synthclone.engines import artifact
 from synthclone.export import checkpoint as checkpoints
