@@ -44,7 +44,6 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.66",
         "deepspeed>=0.18",
-        "matplotlib>=3.9",
     ],
     extras_require={
         "gpu": ["tensorrt>=10.3", "nvidia-dali-cuda130>=2.0", "onnxruntime-gpu>=1.20"],
