@@ -90,7 +90,7 @@ class Published(Checkpoint):
 
 def published(size: Size) -> Published:
     """The configurations of one size."""
-    return Published(name=size, folder=Path(), shape=SHAPES[size])
+    return Published(name=size, folder=Path(), tokenizer=Path(), shape=SHAPES[size])
 
 
 def _unet(shape: Shape) -> dict[str, Any]:
