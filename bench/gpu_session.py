@@ -1,6 +1,6 @@
 """All that is to be measured on a GPU, in one call: each component of Stable Diffusion 1.4, several ways, at several batches.
 
-    python bench/gpu_session.py                                  about half an hour on a large card
+    python bench/gpu_session.py                                  everything, on the first CUDA device
     python bench/gpu_session.py --quick                          fewer runs, batches 1 and 4
     python bench/gpu_session.py --size tiny --device cpu         a rehearsal without a GPU
 

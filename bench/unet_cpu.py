@@ -50,7 +50,7 @@ class UNetCpuConfig:
     num_runs: int = 5
     """Calls that are timed in each round."""
     work: Path | None = None
-    """Folder for exported graphs and compiled packages (17 GB at full size), kept for the next time; None: temporary."""
+    """Folder for exported graphs and compiled packages, many GB at full size, kept for the next time; None: temporary."""
     record: Path | None = Path("bench/records/unet_cpu.json")
     """Where the result goes besides the screen."""
     step: Step = "all"
