@@ -199,6 +199,7 @@ def main(config: GenerateConfig) -> None:
     with tqdm(total=plan.num_images, initial=done, desc="generate", unit="image") as bar, ThreadPoolExecutor(2) as pool:
         for number in todo:
             planned = plan.images(plan.shard_indices(number))
+            # Once per shard, not per run: what a shard holds must not depend on which shards came before it.
             text = encode_prompts(pipeline, ["", *(image.prompt for image in planned)])
             sampler = Sampler(pipeline=pipeline, text=text, steps=steps, guidance=config.guidance, pixels=pixels)
             samples = []
