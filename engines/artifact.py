@@ -108,7 +108,7 @@ def build(
         module.build(spec, source, part, device, backends.make_options(module, backend, options or {}))
         build_seconds = time.perf_counter() - start_s
         engine = module.load(part, spec, device, make_module, Runtime(trust_plan=True))
-        errors = parity.check(engine, reference, source.precision)
+        errors = parity.check(engine, reference, source.precision, quantization=source.quantization)
         del engine
         extra = {"parity": errors, "build_seconds": round(build_seconds, 3), "rebuild": rebuild_command}
         return finish(part, folder, identity, extra)

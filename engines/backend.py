@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from synthclone.engines.device_stream import Lane
-from synthclone.engines.spec import EngineSpec, Precision
+from synthclone.engines.spec import EngineSpec, Precision, QuantizedFormat
 
 BackendName = Literal["tensorrt", "onnxruntime", "inductor", "eager"]
 EXTRAS = {"tensorrt": "gpu", "onnxruntime": "cpu or gpu", "onnx": "cpu or gpu"}
@@ -33,6 +33,8 @@ class Source:
     config: Mapping[str, Any]
     """Plain data from which `make_module` makes the same module without its weights."""
     precision: Precision
+    quantization: QuantizedFormat | None = None
+    """What the products' inputs are rounded to in the ONNX graph; the module itself is not quantized."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """sha256 of whatever determines the result: the weights, the ONNX graph."""
     onnx: Path | None = None

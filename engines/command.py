@@ -1,19 +1,23 @@
 """One way to make a command from a frozen dataclass: options, help, YAML, errors, exit codes.
 
-A command is a dataclass (a docstring under each field; `metadata={"positional": True}` for a word without a flag) and
-a `main(config)`. `run(Config, main)` parses the command line (`--per-class` for the field `per_class`; `--config
-FILE.yaml` gives the same fields, and options override it), prints one line and returns 2 for a user's mistake
-(`ValueError`, missing file, full disk), and 130 for Ctrl-C.
+A command is a dataclass (a docstring under each field; `metadata={"positional": True}` for a word without a flag,
+or for several if the field is a list) and a `main(config)`. `run(Config, main)` parses the command line (`--per-class`
+for the field `per_class`; `--config FILE.yaml` gives the same fields, and options override it; so does `--preset NAME`
+where a command has presets), prints one line and returns 2 for a user's mistake (`ValueError`, missing file, full
+disk), and 130 for Ctrl-C.
 """
 
 import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, cast, get_type_hints
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
-from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser  # type: ignore[attr-defined]
 
 Config = TypeVar("Config")
 USER_MISTAKES = (ValueError, OSError)
@@ -28,14 +32,38 @@ class Parser(ArgumentParser):
         raise SystemExit(2)
 
 
-def make_parser(config_class: type, prog: str) -> Parser:
+class ConfigFile(ActionConfigFile):
+    """`--config FILE.yaml`, and `--preset NAME` for the file NAME.yaml of a folder."""
+
+    def __init__(self, *, presets: Path | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.presets = presets
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        if option_string == "--preset" and self.presets is not None:
+            names = sorted(path.stem for path in self.presets.glob("*.yaml"))
+            if values not in names:
+                near = get_close_matches(values, names, n=3)
+                hint = f"; did you mean {' or '.join(near)}?" if near else ""
+                parser.error(f"unknown preset {values!r}; valid presets: {', '.join(names)}{hint}")
+            values = str(self.presets / f"{values}.yaml")
+        super().__call__(parser, cfg, values, option_string)
+
+
+def make_parser(config_class: type, prog: str, presets: Path | None = None) -> Parser:
     """A parser with an option for each field, in the order of the dataclass; a field without a default is required."""
-    described = docstring_parser.parse_from_object(config_class)
-    parser = Parser(prog=prog, description=described.short_description, default_env=False)
+    described = [docstring_parser.parse_from_object(kind) for kind in config_class.__mro__ if is_dataclass(kind)]
+    parser = Parser(prog=prog, description=described[0].short_description, default_env=False)
+    flags = ["--config", *(["--preset"] if presets else [])]
+    what = f"YAML file with the same fields as the options below{', or NAME of a preset' if presets else ''}"
     parser.add_argument(
-        "--config", action="config", help="YAML file with the same fields as the options below; options override it"
+        *flags,
+        action=ConfigFile,
+        presets=presets,
+        metavar="FILE" if presets is None else "FILE_OR_NAME",
+        help=f"{what}; options override it",
     )
-    helps = {param.arg_name: param.description for param in described.params}
+    helps = {param.arg_name: param.description for kind in reversed(described) for param in kind.params}
     hints = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         flag = "--" + field.name.replace("_", "-")
@@ -45,7 +73,10 @@ def make_parser(config_class: type, prog: str) -> Parser:
         default = None if required else default
         options: dict[str, Any] = {"help": helps[field.name], "default": default}
         if field.metadata.get("positional"):
-            parser.add_argument(field.name, type=hints[field.name], help=helps[field.name])
+            several = get_origin(hints[field.name]) is list
+            kind = get_args(hints[field.name])[0] if several else hints[field.name]
+            number: dict[str, Any] = {"nargs": "+"} if several else {}
+            parser.add_argument(field.name, type=kind, help=helps[field.name], **number)
         elif hints[field.name] is bool:
             parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
         else:
@@ -53,21 +84,27 @@ def make_parser(config_class: type, prog: str) -> Parser:
     return parser
 
 
-def parse(config_class: type[Config], prog: str, argv: Sequence[str] | None) -> Config:
+def parse(config_class: type[Config], prog: str, argv: Sequence[str] | None, presets: Path | None = None) -> Config:
     """The configuration of a command line; cross-field rules are checked by the dataclass itself."""
-    parsed = make_parser(config_class, prog).parse_args(argv)
+    parsed = make_parser(config_class, prog, presets).parse_args(argv)
     return config_class(**{field.name: parsed[field.name] for field in dataclasses.fields(cast(Any, config_class))})
 
 
 def run(
-    config_class: type[Config], main: Callable[[Config], Any], *, prog: str, argv: Sequence[str] | None = None
+    config_class: type[Config],
+    main: Callable[[Config], Any],
+    *,
+    prog: str,
+    argv: Sequence[str] | None = None,
+    presets: Path | None = None,
 ) -> int:
     """Parse, run, and turn a user's mistake into one line. Returns the process's exit code.
 
+    `presets` is a folder of YAML files that `--preset NAME` chooses from.
     Set SYNTHCLONE_TRACEBACK=1 to see where an error came from.
     """
     try:
-        main(parse(config_class, prog, argv))
+        main(parse(config_class, prog, argv, presets))
     except USER_MISTAKES as error:
         if os.environ.get("SYNTHCLONE_TRACEBACK"):
             raise

@@ -1,12 +1,27 @@
 """Files that are all there or not there: written beside their place, flushed, renamed; and their checksums."""
 
 import hashlib
+import itertools
 import json
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_numbers = itertools.count()
+
+
+def host() -> str:
+    """This machine's name, of letters, digits and underscores."""
+    return re.sub(r"\W", "_", socket.gethostname(), flags=re.ASCII) or "host"
+
+
+def part_path(path: Path) -> Path:
+    """Where to write a file before it is renamed: a name that no other host, process or thread writes to."""
+    return path.with_name(f".{path.name}.{host()}-{os.getpid()}-{next(_numbers)}.part")
 
 
 @contextmanager
@@ -16,7 +31,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the disk is full or the folder is not writable; the message names the file and nothing is left behind.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 
 Precision = Literal["fp32", "fp16", "bf16"]
+QuantizedFormat = Literal["int8", "fp8"]
+"""Types of 8 bits that a component's products may be rounded to besides: integers, and floating point (E4M3)."""
 
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,

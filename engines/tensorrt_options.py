@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from synthclone.engines import backend as backends
 from synthclone.engines.spec import AxisRange
@@ -38,8 +38,8 @@ class TensorRTOptions:
             raise ValueError(f"optimization_level {self.optimization_level} is not one of 0, 1, 2, 3, 4, 5")
         if self.workspace_bytes is not None and self.workspace_bytes <= 0:
             raise ValueError(f"workspace_bytes {self.workspace_bytes} must be positive; leave it out for no limit")
-        if self.hardware_compatibility not in HardwareCompatibility.__args__:  # type: ignore[attr-defined]
-            valid = ", ".join(HardwareCompatibility.__args__)  # type: ignore[attr-defined]
+        if self.hardware_compatibility not in get_args(HardwareCompatibility):
+            valid = ", ".join(get_args(HardwareCompatibility))
             raise ValueError(f"hardware_compatibility {self.hardware_compatibility!r} is not one of {valid}")
         for text in self.batch_profiles:
             AxisRange.parse(text)

@@ -3,6 +3,7 @@
     python export/build.py --model gen/models/digits --backend onnxruntime --precision fp32 --batch 1:8:32 --output DIR
     python export/build.py --model CompVis/stable-diffusion-v1-4 --precision fp16 --batch 1:16:64 --output DIR
     python export/build.py --model tuned.safetensors --tokenizer openai/clip-vit-large-patch14 --output DIR
+    python export/build.py --model MODEL --quantize int8 --calibration PROMPTS.txt --precision fp16 --output DIR
     python export/build.py --model RUN/checkpoints/last.safetensors --batch 1:64:256 --output DIR
 
 Exports text encoder, U-Net and VAE decoder, builds an engine of each, and holds it against PyTorch fp32 before it
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -60,6 +61,11 @@ class BuildConfig:
     """LoRA to merge into the weights, a .safetensors file with kohya's, peft's or diffusers' names."""
     lora_scale: float = 1.0
     """Strength of the LoRA."""
+    quantize: Literal["none", "int8", "fp8"] = "none"
+    """Round the inputs of the U-Net's convolutions and matrix products to 8 bits, with scales that are measured: for
+    onnxruntime and tensorrt. fp8 wants a GPU that computes in it (compute capability 8.9)."""
+    calibration: Path | None = None
+    """Prompts to measure the scales with, a text file with one a line, such as `synthclone prompts` writes."""
     opset: Opset = 20
     """ONNX operator set. 23 has attention and group normalisation as single operators, which halves the graph: for
     ONNX Runtime, and for TensorRT 10.14 and later, to be measured against 20."""
@@ -73,6 +79,11 @@ class BuildConfig:
         self.sizes()
         if self.lora is None and self.lora_scale != 1.0:
             raise ValueError(f"--lora-scale {self.lora_scale} without --lora has no effect; give the LoRA's file")
+
+        if (self.quantize == "none") != (self.calibration is None):
+            raise ValueError(
+                f"--quantize {self.quantize} and --calibration {self.calibration} do not go together; give both or none"
+            )
 
     def sizes(self) -> ImageSizes:
         """Ranges of height and width."""
@@ -108,7 +119,13 @@ def main(config: BuildConfig) -> None:
     target.check_options()
     batch = AxisRange.parse(config.batch)
     if classifier.is_classifier(config.model):
-        classifier.refuse_options(config.model, lora=config.lora, tokenizer=config.tokenizer, configs=config.configs)
+        classifier.refuse_options(
+            config.model,
+            lora=config.lora,
+            tokenizer=config.tokenizer,
+            configs=config.configs,
+            calibration=config.calibration,
+        )
         built, num_engines = classifier.build(config.model, target, batch, config.sizes())
     else:
         request = diffusion.Request(
@@ -119,6 +136,8 @@ def main(config: BuildConfig) -> None:
             lora_scale=config.lora_scale,
             batch=batch,
             sizes=config.sizes(),
+            quantize=None if config.quantize == "none" else config.quantize,
+            prompts=config.calibration,
         )
         built, num_engines = diffusion.build(request, target)
     if built:

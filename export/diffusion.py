@@ -4,23 +4,28 @@
 same checkpoint again.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from tqdm import tqdm
 
-from synthclone.engines import files
-from synthclone.engines.spec import AxisRange, Precision
+from synthclone.engines import backend, files
+from synthclone.engines.spec import AxisRange, Precision, QuantizedFormat
 from synthclone.export import checkpoint as checkpoints
 from synthclone.export import components, pipeline
+from synthclone.export.calibration import Calibration, check_target, read_prompts
 from synthclone.export.checkpoint import Checkpoint
 from synthclone.export.lora import Lora, read_lora
-from synthclone.export.part import Part, Target, build_part
+from synthclone.export.part import Part, Quantization, Target, build_part
+from synthclone.export.quantized_layers import quantize_layers
 from synthclone.export.sizes import ImageSizes
 
 
@@ -35,6 +40,10 @@ class Request:
     configs: Path | None = None
     lora: Path | None = None
     lora_scale: float = 1.0
+    quantize: QuantizedFormat | None = None
+    """8 bits for the U-Net."""
+    prompts: Path | None = None
+    """To calibrate with."""
 
 
 def parts(
@@ -72,12 +81,23 @@ def build(request: Request, target: Target) -> tuple[list[str], int]:
     Raises:
         ValueError: the checkpoint or the LoRA is not what it should be.
     """
+    prompts: tuple[str, ...] = ()
+    if request.quantize is not None and request.prompts is not None:
+        check_target(request.quantize, target, needs_onnx=backend.find(target.backend).NEEDS_ONNX)
+        prompts = read_prompts(request.prompts)
     checkpoint = checkpoints.find(request.model, tokenizer=request.tokenizer, configs=request.configs)
     lora = read_lora(request.lora, request.lora_scale) if request.lora else None
     known = pipeline.read_info(target.output)["fingerprint"] if (target.output / "pipeline.json").is_file() else {}
     fingerprint = checkpoints.fingerprint(checkpoint, known)
     key = pipeline.fingerprint_key(fingerprint)
     found = parts(checkpoint, key, target.precision, request.batch, request.sizes, lora)
+    calibration = None
+    if request.quantize is not None:
+        keys = tuple(part.key for part in found)
+        calibration = Calibration(
+            form=request.quantize, prompts=prompts, checkpoint=checkpoint, lora=lora, keys=keys[:2]
+        )
+        found = [with_quantization(part, calibration, target) if part.spec.name == "unet" else part for part in found]
     built = []
     bar = tqdm(found, desc="engines", unit="engine")
     for part in bar:
@@ -98,12 +118,25 @@ def build(request: Request, target: Target) -> tuple[list[str], int]:
         "backend": target.backend,
         "precision": target.precision,
         "opset": target.opset,
+        "quantization": calibration.identity() if calibration else None,
         "image_size": height if height == width else [height, width],
         "scheduler": checkpoint.config("scheduler"),
         "rebuild": target.rebuild_command,
     }
     files.write_json(target.output / "pipeline.json", info)
     return built, len(found)
+
+
+def with_quantization(part: Part, calibration: Calibration, target: Target) -> Part:
+    """The U-Net, to be calibrated when it is exported."""
+    path = target.output / "onnx" / f"{part.spec.name}-calibration-{calibration.form}.safetensors"
+
+    def quantizer(module: nn.Module) -> Callable[[nn.Module], nn.Module]:
+        layers = calibration.amplitudes(module, part.spec, target.device, path)
+        return functools.partial(quantize_layers, layers=layers, form=calibration.form)
+
+    quantization = Quantization(form=calibration.form, digest=calibration.digest(part.spec), quantizer=quantizer)
+    return dataclasses.replace(part, quantization=quantization)
 
 
 def reopen(info: Mapping[str, Any], engines: Path) -> Checkpoint:

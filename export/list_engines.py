@@ -65,7 +65,7 @@ def describe(folder: Path, *, verify: bool) -> dict[str, Any]:
         return row
     try:
         manifest = artifact.read_manifest(folder)
-        if lacking := [key for key in ("spec", "files", "device", "key", "rebuild") if key not in manifest]:
+        if lacking := [key for key in ("spec", "source", "files", "device", "key", "rebuild") if key not in manifest]:
             return row | {"state": f"damaged: manifest.json lacks {', '.join(lacking)}"}
         artifact.check_files(folder, manifest, contents=verify)
         row["state"] = "ok"
@@ -77,6 +77,7 @@ def describe(folder: Path, *, verify: bool) -> dict[str, Any]:
         "key": manifest["key"],
         "backend": manifest["backend"],
         "precision": manifest["precision"],
+        "quantization": manifest["source"].get("quantization"),
         "ranges": manifest["spec"]["ranges"],
         "device": manifest["device"],
         "versions": manifest["versions"],
@@ -105,8 +106,10 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     error = f"{max(row['parity'].values()):.1e}" if row["parity"] else ""
     built_s = "" if row["build_seconds"] is None else f"{row['build_seconds']:.1f}"
     size = f"{row['bytes'] / 1e6:.1f}"
+    precision = "+".join(filter(None, (row["precision"], row["quantization"])))
     return (
-        *(row[name] for name in ("engine", "state", "backend", "precision")),
+        *(row[name] for name in ("engine", "state", "backend")),
+        precision,
         *(ranges, device, size, built_s, error, row["key"][:12]),
     )
 

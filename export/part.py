@@ -15,7 +15,7 @@ from torch import nn
 
 from synthclone.engines import artifact, backend
 from synthclone.engines.backend import Source
-from synthclone.engines.spec import DTYPES, EngineSpec, Precision
+from synthclone.engines.spec import DTYPES, EngineSpec, Precision, QuantizedFormat
 from synthclone.export import graph
 from synthclone.export.graph import Opset
 
@@ -32,6 +32,19 @@ class Part:
     load: Callable[[], nn.Module]
     """Gives the module in fp32 on the CPU, in eval mode."""
     make_module: Callable[[Any], nn.Module]
+    quantization: "Quantization | None" = None
+    """How its graph is quantized."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Products in 8 bits, as a part sees it; see `calibration.py`."""
+
+    form: QuantizedFormat
+    digest: str
+    """Hash of everything that decides the scales."""
+    quantizer: Callable[[nn.Module], Callable[[nn.Module], nn.Module]]
+    """From the module in fp32, something that quantizes it in any precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +60,10 @@ class Target:
     """The backend's build options."""
     opset: Opset = 20
 
-    def onnx_folder(self, spec: EngineSpec) -> Path:
+    def onnx_folder(self, part: Part) -> Path:
         """Where the exported graph of a component lies."""
-        return self.output / "onnx" / f"{spec.name}-{self.precision}"
+        form = f"-{part.quantization.form}" if part.quantization else ""
+        return self.output / "onnx" / f"{part.spec.name}-{self.precision}{form}"
 
     def check_options(self) -> None:
         """Find a missing library or a wrong option before the export, which takes minutes.
@@ -62,15 +76,25 @@ class Target:
 
 def build_part(part: Part, target: Target) -> bool:
     """Build one engine; False if it was already there."""
-    spec, folder, onnx_folder = part.spec, target.output / part.spec.name, target.onnx_folder(part.spec)
+    spec, folder, onnx_folder = part.spec, target.output / part.spec.name, target.onnx_folder(part)
     digests, reference = {"checkpoint": part.key}, None
+    quantization = part.quantization
+    if quantization is not None:
+        digests |= {"quantization": quantization.form, "calibration": quantization.digest}
     needs_onnx = backend.find(target.backend).NEEDS_ONNX
     if needs_onnx:
-        request = graph.GraphRequest(spec=spec, precision=target.precision, checkpoint_key=part.key, opset=target.opset)
+        request = graph.GraphRequest(
+            spec=spec,
+            precision=target.precision,
+            checkpoint_key=part.key,
+            opset=target.opset,
+            quantization=quantization.digest if quantization else None,
+        )
         found = graph.exported_digests(request, onnx_folder)
         if found is None:
             reference = part.load()
-            found = graph.export_onnx(reference, request, onnx_folder)
+            quantize = quantization.quantizer(reference) if quantization else None
+            found = graph.export_onnx(reference, request, onnx_folder, quantize)
         digests |= found
     identity = artifact.engine_identity(spec, target.precision, digests, target.backend, target.device, target.options)
     if artifact.is_built(folder, identity):
@@ -81,6 +105,7 @@ def build_part(part: Part, target: Target) -> bool:
         module=module,
         config=part.config,
         precision=target.precision,
+        quantization=quantization.form if quantization else None,
         digests=digests,
         onnx=onnx_folder / "model.onnx" if needs_onnx else None,
         program=lambda device: graph.compiler_program(module, spec, device),

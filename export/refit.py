@@ -47,9 +47,14 @@ class RefitConfig:
 
 def refit_engine(config: RefitConfig) -> None:
     """Refit, and say what the engine holds now."""
-    backend = artifact.read_manifest(config.engine)["backend"]
+    manifest = artifact.read_manifest(config.engine)
+    backend = manifest["backend"]
     if backend != "tensorrt":
         raise ValueError(f"{config.engine} is an engine of {backend}; only those of tensorrt can be refitted")
+    if form := manifest["source"].get("quantization"):
+        raise ValueError(
+            f"{config.engine} is quantized to {form}, with scales that fit its own weights; build it again instead"
+        )
     find("tensorrt")
     from synthclone.engines.tensorrt_refit import refit  # needs TensorRT, whose absence `find` explains
 
