@@ -8,15 +8,19 @@ Classes are sorted by key, and a class's label is its rank: the same labels that
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
 from synthclone.gen import wordnet
 
 DATA = Path(__file__).parent / "data" / "classes"
+Share = Literal["all", "first"]
+"""How much of WordNet's words a prompt takes; the literal reading of the paper is all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +42,25 @@ def names() -> list[str]:
     return sorted(path.stem for path in DATA.iterdir())
 
 
-def load(source: str) -> tuple[ClassEntry, ...]:
+def load(source: str, lemmas: Share = "all", hypernyms: Share = "all") -> tuple[ClassEntry, ...]:
     """The classes of a named list or of a file, sorted by key.
+
+    Args:
+        source: name or path of the list.
+        lemmas: which names of a synset, be it class or hypernym; for lists of WordNet ids.
+        hypernyms: which direct hypernyms of a synset; for lists of WordNet ids.
 
     Raises:
         ValueError: unknown list, unreadable file, malformed or duplicate entry, or a WordNet id that is not there.
     """
     path = next(DATA.glob(f"{source}.*"), None) if re.fullmatch(r"[\w-]+", source) else Path(source)
     if path is None or not path.is_file():
-        near = get_close_matches(source, names(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown class list {source!r}: neither a file nor one of {', '.join(names())}{hint}")
+        raise ValueError(
+            f"unknown class list {source!r}: neither a file nor one of {', '.join(names())}{nearest(source, names())}"
+        )
     try:
         text = path.read_text(encoding="utf-8")
-        entries = _from_yaml(text) if path.suffix in {".yaml", ".yml"} else _from_wnids(text)
+        entries = _from_yaml(text) if path.suffix in {".yaml", ".yml"} else _from_wnids(text, lemmas, hypernyms)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
     if not entries:
@@ -64,15 +73,22 @@ def load(source: str) -> tuple[ClassEntry, ...]:
     return tuple(sorted(entries, key=lambda entry: entry.key))
 
 
-def from_wnid(wnid: str) -> ClassEntry:
-    """A class from WordNet, read literally as the paper does: all lemmas, all direct hypernyms with all their lemmas."""
+def nearest(word: str, valid: Sequence[str]) -> str:
+    """The end of an error message: the valid words that look most like a given one, if any do."""
+    near = get_close_matches(word, valid, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def from_wnid(wnid: str, lemmas: Share = "all", hypernyms: Share = "all") -> ClassEntry:
+    """A class from WordNet; by default read literally as the paper does: all lemmas, all direct hypernyms with all theirs."""
+    take, take_parents = (None if share == "all" else 1 for share in (lemmas, hypernyms))
     node = wordnet.synset(wnid)
-    parents = [lemma for parent in node.hypernyms() for lemma in wordnet.lemmas(parent)]
+    parents = [lemma for parent in node.hypernyms()[:take_parents] for lemma in parent.lemmas[:take]]
     return ClassEntry(
         key=wnid,
-        name=", ".join(wordnet.lemmas(node)),
+        name=", ".join(node.lemmas[:take]),
         hypernym=", ".join(parents) or None,
-        definition=node.definition(),
+        definition=node.definition,
     )
 
 
@@ -84,13 +100,13 @@ def same_names(entries: tuple[ClassEntry, ...]) -> dict[str, list[str]]:
     return {name: keys for name, keys in by_name.items() if len(keys) > 1}
 
 
-def _from_wnids(text: str) -> list[ClassEntry]:
+def _from_wnids(text: str, lemmas: Share, hypernyms: Share) -> list[ClassEntry]:
     entries = []
     for number, line in enumerate(text.splitlines(), start=1):
         wnid = line.partition("#")[0].strip()
         if wnid:
             try:
-                entries.append(from_wnid(wnid))
+                entries.append(from_wnid(wnid, lemmas, hypernyms))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
     return entries

@@ -2,18 +2,23 @@
 
 An image's index in the data set is taken through a seeded bijection to its rank in the class-by-class order, so that
 every shard holds a mixture of classes (a container reader only shuffles locally). Nothing is stored per image: 10
-images or 65 million take the same room.
+images or 65 million take the same room, and any one of them is found in microseconds (`bench/plan_lookup.py`).
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
 
+import numba
 import numpy as np
 
 from synthclone.gen.classes import ClassEntry
 from synthclone.gen.noise import image_seed
-from synthclone.gen.prompts import PromptVariant, prompt
+from synthclone.gen.prompts import prompt
 
 FEISTEL_ROUNDS = 6
 
@@ -42,9 +47,12 @@ class Plan:
     """In label order."""
     counts: tuple[int, ...]
     """Images of each class."""
-    variant: PromptVariant
-    backgrounds: tuple[str, ...]
-    """Scenes of "c,h-inside-b"; empty for the other variants."""
+    template: str
+    """Of the prompts; see `prompts.py`. Unused where there are captions."""
+    backgrounds: tuple[str, ...] = ()
+    """Scenes of a template with {b}; empty for others."""
+    captions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Whole prompts by class key, in place of the template; for every class, or empty."""
     seed: int
     shard_size: int
     """Images per shard; the last one may hold fewer."""
@@ -56,7 +64,7 @@ class Plan:
         if self.shard_size < 1:
             raise ValueError(f"shard size is {self.shard_size}, but must be 1 or more")
 
-    @property
+    @cached_property
     def num_images(self) -> int:
         """Images in the data set."""
         return sum(self.counts)
@@ -72,35 +80,57 @@ class Plan:
 
     def prompts_of(self, entry: ClassEntry) -> list[str]:
         """Every prompt that a class can get."""
-        return [prompt(entry, self.variant, scene) for scene in self.backgrounds or (None,)]
+        return [self.prompt(entry, choice) for choice in range(self._num_prompts(entry))]
 
-    def images(self, indices: Sequence[int]) -> list[PlannedImage]:
+    def used_prompts(self, label: int) -> list[str]:
+        """The prompts that a class does get: all of them, or as many as it has images."""
+        entry, count = self.classes[label], self.counts[label]
+        if count >= self._num_prompts(entry):
+            return self.prompts_of(entry)
+        return [self.prompt(entry, self._choice(entry, serial)) for serial in range(count)]
+
+    def images(self, indices: Iterable[int]) -> list[PlannedImage]:
         """The images of given indices."""
-        key = derived_key(self.seed, "order")
-        ranks = permute(np.asarray(indices, dtype=np.uint64), self.num_images, key).astype(np.int64)
-        ends = np.cumsum(self.counts)
-        labels = np.searchsorted(ends, ranks, side="right")
-        serials = ranks - (ends - self.counts)[labels]
-        return [self._image(*numbers) for numbers in zip(indices, labels.tolist(), serials.tolist(), strict=True)]
+        return [self.image(index) for index in indices]
 
-    def _image(self, index: int, label: int, serial: int) -> PlannedImage:
-        entry = self.classes[label]
+    def image(self, index: int) -> PlannedImage:
+        """The image of one index."""
+        rank = int(_permute_one(index, self.num_images, *self._order))
+        label = bisect_right(self._ends, rank)
+        entry, serial = self.classes[label], rank - self._ends[label] + self.counts[label]
         return PlannedImage(
             index=index,
             label=label,
             class_key=entry.key,
             serial=serial,
-            prompt=prompt(entry, self.variant, self._background(entry, serial)),
+            prompt=self.prompt(entry, self._choice(entry, serial)),
             seed=image_seed(self.seed, entry.key, serial),
         )
 
-    def _background(self, entry: ClassEntry, serial: int) -> str | None:
-        """Every class runs through all scenes, in an order of its own, before one comes again."""
-        if not self.backgrounds:
-            return None
-        count = len(self.backgrounds)
-        turn = permute(np.array([serial % count], dtype=np.uint64), count, derived_key(self.seed, entry.key))
-        return self.backgrounds[int(turn[0])]
+    @cached_property
+    def _ends(self) -> list[int]:
+        """The rank after each class's last image."""
+        return list(accumulate(self.counts))
+
+    @cached_property
+    def _order(self) -> tuple[np.uint64, np.ndarray]:
+        return _constants(self.num_images, derived_key(self.seed, "order"))
+
+    def _num_prompts(self, entry: ClassEntry) -> int:
+        return len(self.captions[entry.key]) if self.captions else max(1, len(self.backgrounds))
+
+    def _choice(self, entry: ClassEntry, serial: int) -> int:
+        """Every class runs through all scenes or captions, in an order of its own, before one comes again."""
+        count = self._num_prompts(entry)
+        if count == 1:
+            return 0
+        return int(_permute_one(serial % count, count, *_constants(count, derived_key(self.seed, entry.key))))
+
+    def prompt(self, entry: ClassEntry, choice: int) -> str:
+        """One of the prompts that a class can get."""
+        if self.captions:
+            return self.captions[entry.key][choice]
+        return prompt(entry, self.template, self.backgrounds[choice] if self.backgrounds else None)
 
 
 def derived_key(seed: int, purpose: str) -> int:
@@ -119,22 +149,39 @@ def permute(indices_N: np.ndarray, size: int, key: int) -> np.ndarray:
     Returns:
         uint64, the images of the indices. (Black & Rogaway, "Ciphers with arbitrary finite domains", 2002.)
     """
-    half = np.uint64(max(1, (max(1, (size - 1).bit_length()) + 1) // 2))
-    mask = np.uint64((1 << int(half)) - 1)
-    result_N = indices_N.copy()
-    outside_N = np.ones(len(result_N), dtype=bool)
-    while outside_N.any():
-        value = result_N[outside_N]
-        left, right = value >> half, value & mask
-        for number in range(FEISTEL_ROUNDS):
-            left, right = right, left ^ (_mix(right + np.uint64((key + number * 0x9E3779B97F4A7C15) % 2**64)) & mask)
-        result_N[outside_N] = left << half | right
-        outside_N = result_N >= np.uint64(size)
+    kernel: Any = _permute_all  # numba.njit is typed as if it took no arguments
+    result_N: np.ndarray = kernel(np.ascontiguousarray(indices_N, dtype=np.uint64), size, *_constants(size, key))
     return result_N
 
 
-def _mix(value: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele et al., 2014): every input bit reaches every output bit."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+def _constants(size: int, key: int) -> tuple[np.uint64, np.ndarray]:
+    """Bits of half a block, and the key of each round."""
+    half = max(1, (max(1, (size - 1).bit_length()) + 1) // 2)
+    keys = [(key + number * 0x9E3779B97F4A7C15) % 2**64 for number in range(FEISTEL_ROUNDS)]
+    return np.uint64(half), np.array(keys, dtype=np.uint64)
+
+
+@numba.njit(cache=True, nogil=True)
+def _permute_one(index, size, half, round_keys):  # type: ignore
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    value = np.uint64(index)  # int64 and uint64 together would be float64
+    while True:
+        left, right = value >> half, value & mask
+        for key in round_keys:
+            # SplitMix64's finaliser (Steele et al., 2014): every input bit reaches every output bit.
+            mixed = right + key
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            mixed = mixed ^ (mixed >> np.uint64(31))
+            left, right = right, left ^ (mixed & mask)
+        value = (left << half) | right
+        if value < np.uint64(size):
+            return value
+
+
+@numba.njit(cache=True, nogil=True)
+def _permute_all(indices_N, size, half, round_keys):  # type: ignore
+    result_N = np.empty_like(indices_N)
+    for number in range(indices_N.size):
+        result_N[number] = _permute_one(indices_N[number], size, half, round_keys)
+    return result_N

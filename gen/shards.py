@@ -11,16 +11,21 @@ Any images can be written this way; the quickstart writes real digits with it to
 import hashlib
 import io
 import json
+import re
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from synthclone.engines import files
+from synthclone.engines.files import write_bytes
+from synthclone.gen import storage
+from synthclone.gen.storage import Storage
 
 FORMAT = 1
 MANIFEST = "dataset.json"
+MARKER = re.compile(r"\d{6}\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +41,9 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A finished shard on disk."""
+    """A finished shard, and where its files lie or, for a remote data set, will lie once fetched."""
 
+    number: int
     tar: Path
     index: Path
     count: int
@@ -46,9 +52,9 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A data set on disk: its manifest and its finished shards."""
+    """A data set: its manifest and its finished shards."""
 
-    folder: Path
+    storage: Storage
     manifest: Mapping[str, Any]
     shards: tuple[Shard, ...]
 
@@ -62,80 +68,212 @@ class Dataset:
         """Images in finished shards."""
         return sum(shard.count for shard in self.shards)
 
+    def fetch(self, shards: Iterable[Shard]) -> None:
+        """Copy shards of a remote data set into the cache, each whole and with the right digest; those there stay.
 
-def write_shard(folder: Path, number: int, samples: Iterable[Sample], provenance: Mapping[str, Any]) -> None:
+        Raises:
+            ValueError: a shard's bytes are not those of its marker.
+            OSError: the disk is full, or the store does not answer.
+        """
+        for shard in shards if self.storage.local is None else ():
+            tar_name, index_name, _ = file_names(shard.number)
+            if not shard.index.is_file():
+                write_bytes(shard.index, self.storage.read(index_name))
+            if not shard.tar.is_file():
+                self.storage.download(tar_name, shard.tar, shard.sha256)
+
+
+def file_names(number: int) -> tuple[str, str, str]:
+    """A shard's tar, index and marker."""
+    return f"{number:06d}.tar", f"{number:06d}.idx", f"{number:06d}.json"
+
+
+def write_shard(target: Storage, number: int, samples: Iterable[Sample], provenance: Mapping[str, Any]) -> None:
     """Write a shard; the same samples give the same bytes.
 
     Raises:
-        OSError: the disk is full; no half shard is left behind.
+        OSError: the disk is full or the store refuses; no half shard is left behind.
     """
+    parts = (
+        (sample.key, {"jpg": sample.jpeg, "json": json.dumps(dict(sample.fields), ensure_ascii=False).encode()})
+        for sample in samples
+    )
+    data, index, count = pack(parts)
+    tar_name, index_name, marker_name = file_names(number)
+    target.write(tar_name, data)
+    target.write(index_name, index)
+    marker = {"count": count, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **provenance}
+    target.write_json(marker_name, marker)
+
+
+def pack(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[bytes, bytes, int]:
+    """Samples, each a key and its files by extension, as a tar, DALI's index of it, and their number."""
     buffer, lines = io.BytesIO(), []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for sample in samples:
-            parts = {"jpg": sample.jpeg, "json": json.dumps(dict(sample.fields), ensure_ascii=False).encode()}
+        for key, parts in samples:
             entries = []
             for extension, data in parts.items():
-                member = tarfile.TarInfo(f"{sample.key}.{extension}")
+                member = tarfile.TarInfo(f"{key}.{extension}")
                 member.size = len(data)
                 offset = buffer.tell() + tarfile.BLOCKSIZE
                 tar.addfile(member, io.BytesIO(data))
                 entries.append(f"{extension} {offset} {len(data)} {member.name}")
             lines.append(" ".join(entries))
-    data = buffer.getvalue()
-    stem = folder / f"{number:06d}"
-    files.write_bytes(stem.with_suffix(".tar"), data)
-    files.write_bytes(stem.with_suffix(".idx"), "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode())
-    marker = {"count": len(lines), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **provenance}
-    files.write_json(stem.with_suffix(".json"), marker)
+    return buffer.getvalue(), "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode(), len(lines)
 
 
-def is_done(folder: Path, number: int) -> bool:
-    """Whether a shard is finished: its marker is there, and its tar has the recorded size."""
-    stem = folder / f"{number:06d}"
-    if not stem.with_suffix(".json").is_file():
-        return False
-    tar, size = stem.with_suffix(".tar"), files.read_json(stem.with_suffix(".json"))["bytes"]
-    return tar.is_file() and tar.stat().st_size == size and stem.with_suffix(".idx").is_file()
+def index_of(tar_bytes: bytes) -> bytes:
+    """DALI's index of a tar, from the tar alone.
+
+    Raises:
+        tarfile.TarError: it is damaged.
+    """
+    lines: dict[str, list[str]] = {}
+    with tarfile.open(fileobj=io.BytesIO(tar_bytes), mode="r:") as tar:
+        for member in tar:
+            key, _, extension = member.name.partition(".")
+            lines.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
+    return "\n".join([f"v1.2 {len(lines)}", *(" ".join(entries) for entries in lines.values()), ""]).encode()
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def unpack(tar_bytes: bytes) -> Iterator[Sample]:
+    """The samples of a shard's tar, in order; see `unpack_stream`."""
+    return unpack_stream(io.BytesIO(tar_bytes))
+
+
+def unpack_stream(stream: IO[bytes]) -> Iterator[Sample]:
+    """The samples of a shard's tar as it is read; whoever stops early has read only the beginning.
+
+    Raises:
+        ValueError: it is no tar of pairs KEY.jpg, KEY.json; the message names the member.
+    """
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:  # "|": without seeking
+            jpeg: tuple[str, bytes] | None = None
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                file = tar.extractfile(member)
+                data = file.read() if file else b""
+                if extension == "jpg" and jpeg is None:
+                    jpeg = key, data
+                elif extension == "json" and jpeg is not None and jpeg[0] == key:
+                    fields = json.loads(data)
+                    if not isinstance(fields, dict):
+                        raise ValueError(f"{member.name} is no JSON object")
+                    yield Sample(key=key, jpeg=jpeg[1], fields=fields)
+                    jpeg = None
+                else:
+                    raise ValueError(f"{member.name} stands where KEY.jpg and then KEY.json are due")
+            if jpeg is not None:
+                raise ValueError(f"{jpeg[0]}.json is missing")
+    except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
+        raise ValueError(f"the tar is damaged: {error}") from error
+
+
+def markers(source: Storage, sizes: Mapping[str, int]) -> dict[int, dict[str, Any]]:
+    """What the markers in a folder's listing say, by shard number, ascending; many are read at once."""
+    numbers = sorted(int(name[:6]) for name in sizes if MARKER.fullmatch(name))
+    with ThreadPoolExecutor(16) as pool:
+        contents = pool.map(lambda number: read_marker(source, number), numbers)
+        return dict(zip(numbers, contents, strict=True))
+
+
+def read_marker(source: Storage, number: int) -> dict[str, Any]:
+    """What one marker says.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    name = file_names(number)[2]
+    marker = source.read_json(name)
+    if not isinstance(marker, dict) or not {"count", "bytes", "sha256"} <= set(marker):
+        raise ValueError(
+            f"{source.url}/{name} is damaged (no count, bytes, sha256); delete it and run generation again"
+        )
+    return marker
+
+
+def finished(source: Storage) -> set[int]:
+    """Numbers of the shards that are whole: marked, indexed, and with a tar of the recorded size."""
+    sizes = source.sizes()
+    return {number for number, marker in markers(source, sizes).items() if _is_whole(number, marker, sizes)}
+
+
+def _is_whole(number: int, marker: Mapping[str, Any], sizes: Mapping[str, int]) -> bool:
+    tar_name, index_name, _ = file_names(number)
+    return sizes.get(tar_name) == marker["bytes"] and index_name in sizes
+
+
+def write_manifest(target: Storage, manifest: Mapping[str, Any]) -> None:
     """Write `dataset.json`."""
-    files.write_json(folder / MANIFEST, {"format": FORMAT, **manifest})
+    target.write_json(MANIFEST, {"format": FORMAT, **manifest})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(source: Storage) -> dict[str, Any]:
     """The content of `dataset.json`.
 
     Raises:
         ValueError: there is none, or it is damaged or of another format.
     """
-    if not (folder / MANIFEST).is_file():
+    if MANIFEST not in source.sizes():
         raise ValueError(
-            f"{folder} is no data set: it has no {MANIFEST}; make one with `synthclone generate --output {folder}`"
+            f"{source.url} is no data set: it has no {MANIFEST}; make one with `synthclone generate --output {source.url}`"
         )
-    manifest: dict[str, Any] = files.read_json(folder / MANIFEST)
+    manifest: dict[str, Any] = source.read_json(MANIFEST)
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"{folder / MANIFEST} has format {manifest.get('format')}; this version reads {FORMAT}")
+        raise ValueError(f"{source.url}/{MANIFEST} has format {manifest.get('format')}; this version reads {FORMAT}")
     return manifest
 
 
-def read_dataset(folder: Path) -> Dataset:
+def read_dataset(location: str | Path, cache: Path | None = None) -> Dataset:
     """The manifest and the finished shards of a data set; shards without a marker do not count.
+
+    Args:
+        location: folder or URL.
+        cache: where `Dataset.fetch` puts the shards of a remote data set; by default `~/.cache/synthclone/shards`.
 
     Raises:
         ValueError: no data set there, no finished shard, or a shard whose files do not fit its marker.
     """
-    manifest, shards = read_manifest(folder), []
-    for marker_path in sorted(folder.glob("[0-9][0-9][0-9][0-9][0-9][0-9].json")):
-        marker = files.read_json(marker_path)
-        tar, index = marker_path.with_suffix(".tar"), marker_path.with_suffix(".idx")
-        size = tar.stat().st_size if tar.is_file() else 0
-        if size != marker["bytes"] or not index.is_file():
+    source = storage.at(location)
+    manifest, sizes, shards = read_manifest(source), source.sizes(), []
+    cache = cache or Path.home() / ".cache" / "synthclone" / "shards"
+    for number, marker in markers(source, sizes).items():
+        tar_name, index_name, _ = file_names(number)
+        if not _is_whole(number, marker, sizes):
             raise ValueError(
-                f"{tar} has {size} bytes instead of {marker['bytes']}, or lacks its .idx; "
-                "run the command that made the data set again to repair it"
+                f"{source.url}/{tar_name} has {sizes.get(tar_name, 0)} bytes instead of {marker['bytes']}, or lacks its "
+                ".idx; run the command that made the data set again to repair it"
             )
-        shards.append(Shard(tar=tar, index=index, count=marker["count"], sha256=marker["sha256"]))
+        if source.local is not None:
+            tar, index = source.local / tar_name, source.local / index_name
+        else:  # named by content: what changes at the URL is another file here
+            tar, index = (cache / f"{marker['sha256']}.{end}" for end in ("tar", "idx"))
+        shards.append(Shard(number=number, tar=tar, index=index, count=marker["count"], sha256=marker["sha256"]))
     if not shards:
-        raise ValueError(f"{folder} has no finished shard; run the command that made it again to go on")
-    return Dataset(folder=folder, manifest=manifest, shards=tuple(shards))
+        raise ValueError(f"{location} has no finished shard; run the command that made it again to go on")
+    return Dataset(storage=source, manifest=manifest, shards=tuple(shards))
+
+
+def read_samples(source: Dataset, shard: Shard) -> Iterator[Sample]:
+    """A finished shard's samples, read from where the data set lies and held against the marker's sha256.
+
+    Raises:
+        ValueError: the tar is not the one that its marker knows, or no shard at all.
+    """
+    name = file_names(shard.number)[0]
+    data = source.storage.read(name)
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
+        raise ValueError(
+            f"{source.storage.url}/{name} does not have the sha256 of its marker; "
+            f"`synthclone verify {source.storage.url}` tells more"
+        )
+    try:
+        yield from unpack(data)
+    except ValueError as error:
+        raise ValueError(f"{source.storage.url}/{name}: {error}") from error
+
+
+def digest_of(finished_shards: Iterable[Shard]) -> str:
+    """One sha256 of all shards' sha256, in order: the identity of a data set's images."""
+    return hashlib.sha256("".join(shard.sha256 for shard in finished_shards).encode()).hexdigest()

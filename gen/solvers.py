@@ -2,11 +2,13 @@
 
 Every solver here is linear in what it has seen, so one step form serves all:
 
-    h0   = data_latent * latent + data_noise * noise          what the step remembers of the U-Net's (guided) prediction
-    next = latent_weight * latent + start_weight * start + sum_k history_weights[k] * h_k
+    h0       = data_latent * latent + data_noise * noise      what the step remembers of the U-Net's (guided) prediction
+    latent'  = next_weights . (latent, base, h0, h1, h2, h3)
+    base'    = base_weights . (latent, base, h0, h1, h2, h3)
 
-where `start` is the initial noise and h1, h2, h3 are earlier remembered values, newest first. Steps with `push = False`
-leave no memory. With alpha the cumulative product at a timestep, x = sqrt(alpha) data + sqrt(1 - alpha) noise.
+where h1, h2, h3 are earlier remembered values, newest first, and `base` is a second state that begins as the initial
+noise: PNDM goes back to it once, UniPC keeps its corrected latents there, the others leave it alone. Steps with
+`push = False` leave no memory. With alpha the cumulative product at a timestep, x = sqrt(alpha) data + sqrt(1 - alpha) noise.
 
 Timesteps and final alphas follow diffusers' schedulers as Stable Diffusion 1.4 configures them; tests hold every solver
 against diffusers over whole trajectories.
@@ -18,8 +20,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-SolverName = Literal["ddim", "pndm", "dpm++2m"]
-HISTORY = 4
+SolverName = Literal["ddim", "pndm", "dpm++2m", "unipc"]
+Weights = tuple[float, float, float, float, float, float]
+"""Of latent, base, h0, h1, h2, h3."""
+KEEP_BASE: Weights = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +31,16 @@ class Step:
     """One U-Net call and the update after it; see the module's docstring for the formula."""
 
     timestep: float
-    latent_weight: float
-    start_weight: float = 0.0
-    history_weights: tuple[float, float, float, float]
+    next_weights: Weights
+    base_weights: Weights = KEEP_BASE
     data_latent: float = 0.0
     data_noise: float = 1.0
     push: bool = True
+
+
+def num_calls(solver: SolverName, num_steps: int) -> int:
+    """U-Net calls that a solver makes in so many steps, as users count them."""
+    return num_steps + (solver == "pndm")
 
 
 def make_steps(solver: SolverName, num_steps: int, scheduler_config: Mapping[str, Any]) -> tuple[Step, ...]:
@@ -48,9 +56,15 @@ def make_steps(solver: SolverName, num_steps: int, scheduler_config: Mapping[str
     """
     alphas = cumulative_alphas(scheduler_config)
     fewest = 2 if solver == "pndm" else 1
-    if not fewest <= num_steps <= len(alphas):
-        raise ValueError(f"steps is {num_steps}, but solver {solver} takes {fewest} to {len(alphas)}")
-    makers: dict[str, Callable[..., tuple[Step, ...]]] = {"ddim": _ddim, "pndm": _pndm, "dpm++2m": _dpm_2m}
+    most = len(alphas) - (solver in {"dpm++2m", "unipc"})  # evenly spaced with both ends, one timestep would come twice
+    if not fewest <= num_steps <= most:
+        raise ValueError(f"steps is {num_steps}, but solver {solver} takes {fewest} to {most}")
+    makers: dict[str, Callable[..., tuple[Step, ...]]] = {
+        "ddim": _ddim,
+        "pndm": _pndm,
+        "dpm++2m": _dpm_2m,
+        "unipc": _unipc,
+    }
     return makers[solver](num_steps, alphas, scheduler_config)
 
 
@@ -92,9 +106,7 @@ def _ddim(num_steps: int, alphas: np.ndarray, config: Mapping[str, Any]) -> tupl
         after = alphas[timestep - stride] if timestep >= stride else final
         scale = np.sqrt(after / now)
         noise_weight = np.sqrt(1 - after) - scale * np.sqrt(1 - now)
-        steps.append(
-            Step(timestep=float(timestep), latent_weight=float(scale), history_weights=(float(noise_weight), 0, 0, 0))
-        )
+        steps.append(Step(timestep=float(timestep), next_weights=(float(scale), 0, float(noise_weight), 0, 0, 0)))
     return tuple(steps)
 
 
@@ -102,7 +114,7 @@ def _pndm(num_steps: int, alphas: np.ndarray, config: Mapping[str, Any]) -> tupl
     """PNDM's linear multistep form, PLMS (Liu et al., 2022), as Stable Diffusion 1.4 ships it.
 
     Adams-Bashforth weights on the last four predictions. The start is a Heun step: the first update is made twice from
-    `start`, the second time with the mean of the predictions at its two ends.
+    the initial noise, the second time with the mean of the predictions at its two ends.
     """
     bashforth = {2: (3 / 2, -1 / 2, 0, 0), 3: (23 / 12, -16 / 12, 5 / 12, 0), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
     stride, final = len(alphas) // num_steps, _final_alpha(alphas, config)
@@ -116,20 +128,24 @@ def _pndm(num_steps: int, alphas: np.ndarray, config: Mapping[str, Any]) -> tupl
         return float(np.sqrt(after / now)), float(-(after - now) / divisor)
 
     scale, weight = transfer(timesteps[0])
-    first = Step(timestep=float(timesteps[0]), latent_weight=scale, history_weights=(weight, 0, 0, 0))
-    again = Step(
-        timestep=float(timesteps[1]),
-        latent_weight=0.0,
-        start_weight=scale,
-        history_weights=(weight / 2, weight / 2, 0, 0),
-        push=False,
-    )
+    first = Step(timestep=float(timesteps[0]), next_weights=(scale, 0, weight, 0, 0, 0))
+    again = Step(timestep=float(timesteps[1]), next_weights=(0, scale, weight / 2, weight / 2, 0, 0), push=False)
     steps = [first, again]
     for index, timestep in enumerate(timesteps[1:], start=2):
         scale, weight = transfer(timestep)
         w0, w1, w2, w3 = (weight * share for share in bashforth[min(index, 4)])
-        steps.append(Step(timestep=float(timestep), latent_weight=scale, history_weights=(w0, w1, w2, w3)))
+        steps.append(Step(timestep=float(timestep), next_weights=(scale, 0, w0, w1, w2, w3)))
     return tuple(steps)
+
+
+def _even_schedule(num_steps: int, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Evenly spaced timesteps, and at those and at the end, which is free of noise: signal, noise, log of their ratio."""
+    timesteps = np.linspace(0, len(alphas) - 1, num_steps + 1).round()[::-1][:-1].astype(np.int64)
+    ratios = np.append(np.sqrt((1 - alphas) / alphas)[timesteps], 0.0)
+    signal = 1 / np.sqrt(ratios**2 + 1)
+    noise = ratios * signal
+    with np.errstate(divide="ignore"):
+        return timesteps, signal, noise, np.log(signal) - np.log(noise)
 
 
 def _dpm_2m(num_steps: int, alphas: np.ndarray, config: Mapping[str, Any]) -> tuple[Step, ...]:
@@ -138,12 +154,7 @@ def _dpm_2m(num_steps: int, alphas: np.ndarray, config: Mapping[str, Any]) -> tu
     It remembers predicted data, x0 = (latent - sigma noise) / alpha. With h the step in log signal-to-noise ratio and r
     the previous step over h, the update is sigma'/sigma latent - alpha' (e^-h - 1) (x0 + (x0 - x0_before) / (2 r)).
     """
-    timesteps = np.linspace(0, len(alphas) - 1, num_steps + 1).round()[::-1][:-1].astype(np.int64)
-    ratios = np.append(np.sqrt((1 - alphas) / alphas)[timesteps], 0.0)
-    signal = 1 / np.sqrt(ratios**2 + 1)
-    noise = ratios * signal
-    with np.errstate(divide="ignore"):
-        log_snr = np.log(signal) - np.log(noise)
+    timesteps, signal, noise, log_snr = _even_schedule(num_steps, alphas)
     steps = []
     for index, timestep in enumerate(timesteps):
         step_size = log_snr[index + 1] - log_snr[index]
@@ -154,10 +165,66 @@ def _dpm_2m(num_steps: int, alphas: np.ndarray, config: Mapping[str, Any]) -> tu
         steps.append(
             Step(
                 timestep=float(timestep),
-                latent_weight=float(noise[index + 1] / noise[index]),
-                history_weights=(float(gain * (1 + extrapolate)), float(-gain * extrapolate), 0, 0),
+                next_weights=(
+                    float(noise[index + 1] / noise[index]),
+                    0,
+                    float(gain * (1 + extrapolate)),
+                    float(-gain * extrapolate),
+                    0,
+                    0,
+                ),
                 data_latent=float(1 / signal[index]),
                 data_noise=float(-noise[index] / signal[index]),
             )
         )
     return tuple(steps)
+
+
+def _unipc(num_steps: int, alphas: np.ndarray, config: Mapping[str, Any]) -> tuple[Step, ...]:
+    """UniPC-2 with B2(h) = e^h - 1, predicting data (Zhao et al., 2023, algorithms 5 to 8), first order at both ends.
+
+    `base` is the latent that the corrector leaves at each timestep: from the base before it, with the prediction at the
+    latent that the predictor had reached. The predictor then starts from the base. Both are the exact solution for
+    constant data, noise'/noise base + gain m0 with gain = alpha' (1 - e^-h), plus gain times differences of predictions:
+    m0 is the newest that was known when the predictor set out, (m1 - m0) / r the slope before it, m' the one reached.
+    """
+    timesteps, signal, noise, log_snr = _even_schedule(num_steps, alphas)
+    orders = [min(2, index + 1, num_steps - index) for index in range(num_steps)]
+
+    def across(index: int) -> tuple[float, float, float, float]:
+        """From one timestep to the next: weight of the base, gain, step h, and r, the step before it over h (negative)."""
+        step_size = log_snr[index + 1] - log_snr[index]
+        ratio = (log_snr[index - 1] - log_snr[index]) / step_size if orders[index] == 2 else -1.0
+        gain = -signal[index + 1] * np.expm1(-step_size)
+        return float(noise[index + 1] / noise[index]), float(gain), float(step_size), float(ratio)
+
+    steps = []
+    for index, timestep in enumerate(timesteps):
+        base = np.array([1.0, 0, 0, 0, 0, 0])
+        if index > 0:
+            scale, gain, step_size, ratio = across(index - 1)
+            slope, reached = _corrector_weights(step_size, ratio) if orders[index - 1] == 2 else (0.0, 0.5)
+            slope /= ratio
+            base = np.array([0, scale, gain * reached, gain * (1 - slope - reached), gain * slope, 0])
+        scale, gain, _, ratio = across(index)
+        slope = 0.5 / ratio if orders[index] == 2 else 0.0
+        after = scale * base + np.array([0, 0, gain * (1 - slope), gain * slope, 0, 0])
+        steps.append(
+            Step(
+                timestep=float(timestep),
+                next_weights=tuple(after.tolist()),
+                base_weights=tuple(base.tolist()),
+                data_latent=float(1 / signal[index]),
+                data_noise=float(-noise[index] / signal[index]),
+            )
+        )
+    return tuple(steps)
+
+
+def _corrector_weights(step_size: float, ratio: float) -> tuple[float, float]:
+    """What UniC-2 gives the slope before and the prediction reached: it is exact for data linear and quadratic in log SNR."""
+    first = np.expm1(-step_size) / -step_size - 1
+    second = first / -step_size - 0.5
+    right = np.array([first, 2 * second]) / np.expm1(-step_size)
+    slope, reached = np.linalg.solve(np.array([[1.0, 1.0], [ratio, 1.0]]), right)
+    return float(slope), float(reached)

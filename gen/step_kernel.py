@@ -5,34 +5,48 @@
 followed by the step of `solvers.py`. Separately these are a dozen passes over the latents.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
 
-from synthclone.gen.solvers import HISTORY, Step
+from synthclone.gen.solvers import KEEP_BASE, Step
+
+
+class State(NamedTuple):
+    """What a step starts from: float32 latents, all of one shape BCHW."""
+
+    latent: torch.Tensor
+    base: torch.Tensor
+    past: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    """The remembered values, newest first."""
 
 
 @numba.njit(cache=True, nogil=True)
-def _fused_step(latent, start, without, with_prompt, scale, past, weights, data, after, remembered):  # type: ignore
-    """All arrays are flat float32 but `past` (3, n); `weights` is (latent, start, h0, h1, h2, h3), `data` (latent, noise)."""
+def _fused_step(  # type: ignore[no-untyped-def]
+    latent, base, past0, past1, past2, without, with_prompt, scale, data, weights, after, moved, remembered
+):
+    """All arrays are flat float32 but `data` (latent, noise) and `weights` (1 or 2, 6), for next and base."""
     for i in range(latent.size):
         noise = without[i] + scale * (with_prompt[i] - without[i])
-        now = data[0] * latent[i] + data[1] * noise
-        total = weights[0] * latent[i] + weights[1] * start[i] + weights[2] * now
-        total += weights[3] * past[0, i] + weights[4] * past[1, i] + weights[5] * past[2, i]
-        remembered[i] = now
-        after[i] = total
+        remembered[i] = data[0] * latent[i] + data[1] * noise
+    for row in range(len(weights)):
+        w0, w1, w2, w3, w4, w5 = weights[row]
+        target = after if row == 0 else moved
+        for i in range(latent.size):
+            total = w0 * latent[i] + w1 * base[i] + w2 * remembered[i]
+            target[i] = total + (w3 * past0[i] + w4 * past1[i] + w5 * past2[i])
 
 
 class Stepper:
-    """The state of one batch's trajectory: where it started and what the solver remembers."""
+    """The state of one batch's trajectory: the solver's second latent, and what it remembers."""
 
     def __init__(self, start_BCHW: torch.Tensor) -> None:
         """Begin at the initial noise, float32 on any device."""
-        self.start_BCHW = start_BCHW
-        self.past_KBCHW = torch.zeros((HISTORY - 1, *start_BCHW.shape), device=start_BCHW.device)
+        self.base_BCHW = start_BCHW
+        nothing_BCHW = torch.zeros_like(start_BCHW)
+        self.past = (nothing_BCHW,) * 3
 
     def step(self, latent_BCHW: torch.Tensor, noise_RCHW: torch.Tensor, step: Step, guidance: float) -> torch.Tensor:
         """The next latents.
@@ -46,48 +60,45 @@ class Stepper:
         """
         count = len(latent_BCHW)
         noise_RCHW = noise_RCHW.float()
-        without_BCHW, with_BCHW = noise_RCHW[:count], noise_RCHW[-count:]
+        state = State(latent_BCHW, self.base_BCHW, self.past)
         fused = _step_numba if latent_BCHW.device.type == "cpu" else _step_torch
-        after_BCHW, now_BCHW = fused(
-            latent_BCHW, self.start_BCHW, without_BCHW, with_BCHW, guidance, self.past_KBCHW, step
-        )
+        after_BCHW, self.base_BCHW, now_BCHW = fused(state, noise_RCHW[:count], noise_RCHW[-count:], guidance, step)
         if step.push:
-            self.past_KBCHW = torch.cat([now_BCHW[None], self.past_KBCHW[:-1]])
+            self.past = (now_BCHW, *self.past[:-1])
         return after_BCHW
 
 
-def _step_numba(
-    latent: torch.Tensor,
-    start: torch.Tensor,
-    without: torch.Tensor,
-    with_prompt: torch.Tensor,
-    scale: float,
-    past: torch.Tensor,
-    step: Step,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    after, now = torch.empty_like(latent), torch.empty_like(latent)
-    weights = np.array((step.latent_weight, step.start_weight, *step.history_weights), dtype=np.float32)
+Stepped = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Next latents, next base, and the value to remember."""
+
+
+def _step_numba(state: State, without: torch.Tensor, with_prompt: torch.Tensor, scale: float, step: Step) -> Stepped:
+    keeps = step.base_weights == KEEP_BASE
+    after, now = torch.empty_like(state.latent), torch.empty_like(state.latent)
+    moved = state.base if keeps else torch.empty_like(state.base)
+    weights = np.array([step.next_weights] if keeps else [step.next_weights, step.base_weights], dtype=np.float32)
     data = np.array((step.data_latent, step.data_noise), dtype=np.float32)
-    flat = [value.contiguous().view(-1).numpy() for value in (latent, start, without, with_prompt)]
-    past_KN = past.view(HISTORY - 1, -1).numpy()
+    latent, base, without_N, with_N = (
+        value.contiguous().view(-1).numpy() for value in (state.latent, state.base, without, with_prompt)
+    )
+    past = (value.view(-1).numpy() for value in state.past)
     kernel: Any = _fused_step  # numba.njit is typed as if it took no arguments
-    kernel(*flat, np.float32(scale), past_KN, weights, data, after.view(-1).numpy(), now.view(-1).numpy())
-    return after, now
+    results = (value.view(-1).numpy() for value in (after, moved, now))
+    kernel(latent, base, *past, without_N, with_N, np.float32(scale), data, weights, *results)
+    return after, moved, now
 
 
-def _step_torch(
-    latent: torch.Tensor,
-    start: torch.Tensor,
-    without: torch.Tensor,
-    with_prompt: torch.Tensor,
-    scale: float,
-    past: torch.Tensor,
-    step: Step,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _step_torch(state: State, without: torch.Tensor, with_prompt: torch.Tensor, scale: float, step: Step) -> Stepped:
     noise = without + scale * (with_prompt - without)
-    now = step.data_latent * latent + step.data_noise * noise
-    after = step.latent_weight * latent + step.start_weight * start + step.history_weights[0] * now
-    for weight, value in zip(step.history_weights[1:], past, strict=True):
-        if weight:
-            after = after + weight * value
-    return after, now
+    now = step.data_latent * state.latent + step.data_noise * noise
+    values = (state.latent, state.base, now, *state.past)
+
+    def combined(weights: tuple[float, ...]) -> torch.Tensor:
+        total = torch.zeros_like(now)
+        for weight, value in zip(weights, values, strict=True):
+            if weight:
+                total.add_(value, alpha=weight)
+        return total
+
+    moved = state.base if step.base_weights == KEEP_BASE else combined(step.base_weights)
+    return combined(step.next_weights), moved, now

@@ -8,15 +8,19 @@ unpacked as an ordinary user). NLTK refuses data outside its search path and sym
 """
 
 import gzip
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from synthclone.gen.synsets import Synset, is_wordnet30, read_synset
 
 DEBIAN_PACKAGES = ("wordnet-base", "wordnet-sense-index")
 MEND = (
@@ -55,6 +59,24 @@ def corpus() -> Any:
     if reader.get_version() != "3.0":
         raise ValueError(f"{root} holds WordNet {reader.get_version()}, but ImageNet's ids need 3.0; {MEND}")
     return reader
+
+
+@cache
+def dict_folder() -> Path:
+    """The folder of WordNet's own files, found without loading NLTK (which takes 200 MB) where it lies in the usual place."""
+    named = [Path(place) for place in os.environ.get("NLTK_DATA", "").split(os.pathsep) if place]
+    for place in [*named, data_directory(), Path.home() / "nltk_data"]:
+        folder = place / "corpora" / "wordnet"
+        if is_wordnet30(folder):
+            return folder
+    root = corpus().root
+    if not hasattr(root, "zipfile"):
+        return Path(str(root))
+    folder = data_directory() / "corpora"  # `nltk.download` leaves a zip, whose files cannot be read by their offsets
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        shutil.unpack_archive(root.zipfile.filename, scratch)
+        Path(scratch, "wordnet").rename(folder / "wordnet")
+    return folder / "wordnet"
 
 
 def fetch() -> Path:
@@ -121,26 +143,28 @@ def lexicographer_table(manual: str) -> str:
     return "".join(f"{number}\t{part}.{name}\t{SYNTACTIC_CATEGORY[part]}\n" for number, part, name in rows)
 
 
-def synset(wnid: str) -> Any:
+def synset(wnid: str) -> Synset:
     """The synset of an ImageNet id such as "n02086910".
 
     Raises:
         ValueError: the id is malformed or not in WordNet 3.0.
     """
-    reader = corpus()
     if not re.fullmatch(r"[nvar]\d{8}", wnid):
-        raise ValueError(f"{wnid!r} is no WordNet id; one is a letter and eight digits, such as n02086910")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NLTK warns and returns None
-        node = reader.synset_from_pos_and_offset(wnid[0], int(wnid[1:]))
-    if node is None:
+        raise ValueError(
+            f"{wnid!r} is no WordNet id; one is a letter and eight digits, such as n02086910{_nearest(wnid)}"
+        )
+    found = read_synset(dict_folder(), wnid)
+    if found is None:
         raise ValueError(f"{wnid} is not in WordNet 3.0; check the id, or give name and description in a YAML list")
-    return node
+    return found
 
 
-def lemmas(node: Any) -> list[str]:
-    """A synset's names in WordNet's order, as words."""
-    return [name.replace("_", " ") for name in node.lemma_names()]
+def _nearest(word: str) -> str:
+    """Ids of the synsets whose names look most like a word; the end of an error message."""
+    reader, wanted = corpus(), word.strip().lower().replace(" ", "_")
+    nouns = [wanted] if reader.synsets(wanted, pos="n") else get_close_matches(wanted, reader.all_lemma_names(pos="n"))
+    found = [(f"n{node.offset():08d}", name) for name in nouns for node in reader.synsets(name, pos="n")[:2]]
+    return "; did you mean " + " or ".join(f"{key} ({name})" for key, name in found[:4]) + "?" if found else ""
 
 
 if __name__ == "__main__":

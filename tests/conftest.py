@@ -1,5 +1,6 @@
 """Shared fixtures: the embedded generator's engines, built once a session."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,20 @@ def engines(tmp_path_factory) -> Path:
 def pipeline(engines) -> Pipeline:
     """The same, loaded."""
     return open_pipeline(engines, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def quantized_engines(engines, tmp_path_factory):
+    """By format, the same with a U-Net in 8 bits; built when first asked for. `PROMPTS.txt` calibrates it."""
+    folder = tmp_path_factory.mktemp("quantized")
+    (folder / "PROMPTS.txt").write_text("one\ntwo\nthree\nfour\n")
+
+    def made(form: str) -> Path:
+        path = folder / form
+        if not path.exists():
+            shutil.copytree(engines, path)
+            words = ["--batch", "1:4:8", "--device", "cpu", "--calibration", folder / "PROMPTS.txt"]
+            assert run_command(build, "--model", DIGITS_MODEL, *words, "--quantize", form, "--output", path) == 0
+        return path
+
+    return made

@@ -65,6 +65,7 @@ class Loader:
         dealt = len(dataset.shards) >= config.world_size
         self.shards = dataset.shards[config.rank :: config.world_size] if dealt else dataset.shards
         self.part, self.num_parts = (0, 1) if dealt else (config.rank, config.world_size)
+        dataset.fetch(self.shards)
 
     def num_images(self) -> int:
         """Images of this rank, without those in quarantine."""
@@ -85,7 +86,7 @@ class Loader:
         steps = self.num_images() // self.config.batch_size
         if steps == 0:
             raise ValueError(
-                f"{self.dataset.folder} has {self.num_images()} readable images for rank {self.config.rank}, less "
+                f"{self.dataset.storage.url} has {self.num_images()} readable images for rank {self.config.rank}, less "
                 f"than one batch of {self.config.batch_size}; give a smaller --batch-size"
             )
         return steps
@@ -153,7 +154,7 @@ class Loader:
         label = row.get("label")
         if not isinstance(label, int) or not 0 <= label < len(self.dataset.class_keys):
             raise ValueError(
-                f"a sample of {self.dataset.folder} has label {label!r}; dataset.json lists "
+                f"a sample of {self.dataset.storage.url} has label {label!r}; dataset.json lists "
                 f"{len(self.dataset.class_keys)} classes, so labels are 0 to {len(self.dataset.class_keys) - 1}; "
                 "make the data set again with `synthclone generate`"
             )

@@ -17,7 +17,7 @@ import yaml
 
 from synthclone.engines.files import write_bytes
 
-FREE_TO_CHANGE = ("output", "num_threads", "save_every")  # where a run lives and how fast it goes
+FREE_TO_CHANGE = ("output", "cache", "num_threads", "save_every")  # where a run lives and how fast it goes
 
 
 def last_path(run_folder: Path) -> Path:

@@ -36,8 +36,10 @@ from synthclone.train.run_folder import claim, last_path, read_log, write_log
 class TrainConfig:
     """Train a classifier from scratch on a data set of shards."""
 
-    data: Path
-    """Folder of the data set: dataset.json and its shards."""
+    data: str
+    """Folder or URL (s3://, gs://, hf://) of the data set: dataset.json and its shards."""
+    cache: Path | None = None
+    """Folder for the shards of a data set at a URL, those of this machine's ranks; by default ~/.cache/synthclone/shards."""
     output: Path
     """Folder of the run; one that holds the same run is gone on with."""
     arch: Arch = "resnet50"
@@ -111,7 +113,7 @@ def main(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: a user's mistake; nothing of an earlier run is lost.
     """
-    dataset = read_dataset(config.data)  # before anything is written or any library is loaded
+    dataset = read_dataset(config.data, config.cache)  # before anything is written or any library is loaded
     check_smallest_crop(config)
     rank = ranks.join()
     if config.batch_size % rank.world_size:
@@ -127,7 +129,7 @@ def main(config: TrainConfig) -> dict[str, Any]:
     results = {
         "what": "training",
         "arch": config.arch,
-        "data": str(config.data),
+        "data": config.data,
         "num_images": dataset.num_images,
         "num_quarantined": len(quarantine_rows(config.output)),
         "num_classes": len(dataset.class_keys),

@@ -17,10 +17,11 @@ from support import DIGITS_MODEL, run_command
 
 from synthclone.engines import files
 from synthclone.gen import sampler, shards
-from synthclone.gen.generate import GenerateConfig, make_plan
+from synthclone.gen.config import GenerateConfig, make_plan
+from synthclone.gen.embeddings import Embeddings
 from synthclone.gen.generate import command as generate
 from synthclone.gen.noise import initial_noise
-from synthclone.gen.sampler import Sampler, encode_prompts
+from synthclone.gen.sampler import Sampler
 from synthclone.gen.solvers import make_steps
 
 OPTIONS = (
@@ -51,11 +52,17 @@ def unbroken(engines, tmp_path_factory):
     return folder
 
 
+def make_sampler(pipeline, steps, guidance, batch=8, **options):
+    return Sampler(pipeline=pipeline, text=Embeddings(pipeline), steps=steps, guidance=guidance, batch=batch, **options)
+
+
 def plan_of(engines):
-    return make_plan(GenerateConfig(engines=engines, classes="digits", output=engines, prompt="c,d", per_class=2))
+    return make_plan(GenerateConfig(engines=engines, classes="digits", output="unused", prompt="c,d", per_class=2))
 
 
-@pytest.mark.parametrize(("solver", "guidance"), [("ddim", 2.0), ("pndm", 7.5), ("dpm++2m", 2.0), ("ddim", 1.0)])
+@pytest.mark.parametrize(
+    ("solver", "guidance"), [("ddim", 2.0), ("pndm", 7.5), ("dpm++2m", 2.0), ("unipc", 2.0), ("ddim", 1.0)]
+)
 def test_images_equal_the_diffusers_pipeline(engines, pipeline, solver, guidance):
     import diffusers
 
@@ -63,12 +70,14 @@ def test_images_equal_the_diffusers_pipeline(engines, pipeline, solver, guidance
         "ddim": diffusers.DDIMScheduler,
         "pndm": diffusers.PNDMScheduler,
         "dpm++2m": diffusers.DPMSolverMultistepScheduler,
+        "unipc": diffusers.UniPCMultistepScheduler,
     }
     peer = diffusers.StableDiffusionPipeline.from_pretrained(
         DIGITS_MODEL, torch_dtype=torch.float32, use_safetensors=True
     )
     # Stable Diffusion 1.4's own scheduler configuration asks for no clipping and leaves the spacing to the solver.
-    own = {"ddim": {"clip_sample": False}, "dpm++2m": {"timestep_spacing": "linspace"}}.get(solver, {})
+    linspace = {"timestep_spacing": "linspace"}
+    own = {"ddim": {"clip_sample": False}, "dpm++2m": linspace, "unipc": linspace}.get(solver, {})
     peer.scheduler = peers[solver].from_config(peer.scheduler.config, **own)
     peer.set_progress_bar_config(disable=True)
     planned = plan_of(engines).images(range(5))
@@ -76,15 +85,13 @@ def test_images_equal_the_diffusers_pipeline(engines, pipeline, solver, guidance
     expected = peer(
         [image.prompt for image in planned],
         latents=noise,
+        negative_prompt=["blur"] * len(planned),
         guidance_scale=guidance,
         num_inference_steps=4,
         output_type="np",
     ).images
-    made = Sampler(
-        pipeline=pipeline,
-        text=encode_prompts(pipeline, ["", *(image.prompt for image in planned)]),
-        steps=make_steps(solver, 4, pipeline.info["scheduler"]),
-        guidance=guidance,
+    made = make_sampler(
+        pipeline, make_steps(solver, 4, pipeline.info["scheduler"]), guidance, negative_prompt="blur"
     ).images(planned)
     assert np.abs(made.numpy().astype(float) - expected * 255).max() <= 1.01
 
@@ -96,12 +103,35 @@ def test_scale_one_calls_the_unet_on_half_the_rows(engines, pipeline, monkeypatc
         type(pipeline.unet), "__call__", lambda self, **x: rows.append(len(next(iter(x.values())))) or call(self, **x)
     )
     planned = plan_of(engines).images(range(4))
-    text = encode_prompts(pipeline, ["", *(image.prompt for image in planned)])
     steps = make_steps("ddim", 2, pipeline.info["scheduler"])
     for guidance, expected in ((1.0, [4, 4]), (2.0, [8, 8])):
+        sampler = make_sampler(pipeline, steps, guidance, batch=4)
+        batch = sampler.prepare(planned)
         rows.clear()
-        Sampler(pipeline=pipeline, text=text, steps=steps, guidance=guidance).images(planned)
+        sampler.decode(sampler.latents(batch), planned)
         assert rows == [*expected, 4]  # the last call is the decoder's
+    steps = make_steps("pndm", 4, pipeline.info["scheduler"])
+    sampler = make_sampler(pipeline, steps, 2.0, batch=4, interval=(0.2, 0.6))
+    batch = sampler.prepare(planned)
+    rows.clear()
+    sampler.decode(sampler.latents(batch), planned)
+    assert rows == [4, 8, 8, 4, 4, 4]
+
+
+def test_guidance_outside_its_interval_is_none(engines, pipeline):
+    """Halves of a trajectory put together by hand: without guidance, then with."""
+    from synthclone.gen.sampler import denoise
+
+    planned = plan_of(engines).images(range(3))
+    text_RLD = Embeddings(pipeline).gather(["", "", "", *(image.prompt for image in planned)])
+    text_BLD = text_RLD[3:]
+    steps = make_steps("ddim", 4, pipeline.info["scheduler"])  # DDIM remembers nothing between steps
+    start = initial_noise([image.seed for image in planned], (4, 8, 8))
+    half = denoise(pipeline.unet, start, text_BLD, steps[:2], 1.0)
+    expected = denoise(pipeline.unet, half, text_RLD, steps[2:], 3.0)
+    made = denoise(pipeline.unet, start, text_RLD, steps, 3.0, (0.5, 1.0))
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(made, denoise(pipeline.unet, start, text_RLD, steps, 3.0), atol=1e-2)
 
 
 def test_what_is_written(unbroken):
@@ -207,7 +237,7 @@ def test_bad_options(engines, tmp_path, capsys, words, message):
 
 def test_same_names_are_warned_of(engines, tmp_path, capsys):
     (tmp_path / "cranes.txt").write_text("n02012849\nn03126707\n")
-    make_plan(GenerateConfig(engines=engines, classes=str(tmp_path / "cranes.txt"), output=tmp_path, prompt="c"))
+    make_plan(GenerateConfig(engines=engines, classes=str(tmp_path / "cranes.txt"), output="unused", prompt="c"))
     assert "n02012849, n03126707 share the name 'crane'" in capsys.readouterr().err
 
 
@@ -227,11 +257,10 @@ def test_bad_images_are_decoded_again_in_fp32(engines, pipeline):
     import dataclasses
 
     planned = plan_of(engines).images(range(4))
-    text = encode_prompts(pipeline, ["", *(image.prompt for image in planned)])
     steps = make_steps("ddim", 3, pipeline.info["scheduler"])
-    good = Sampler(pipeline=pipeline, text=text, steps=steps, guidance=2.0).images(planned)
+    good = make_sampler(pipeline, steps, 2.0).images(planned)
     broken = dataclasses.replace(pipeline, vae_decoder=Broken(pipeline.vae_decoder))
-    mended = Sampler(pipeline=broken, text=text, steps=steps, guidance=2.0).images(planned)
+    mended = make_sampler(broken, steps, 2.0).images(planned)
     assert int((mended.int() - good.int()).abs().max()) <= 1
 
 
@@ -239,4 +268,4 @@ def test_images_that_stay_bad_are_never_stored(engines, pipeline):
     latent = torch.full((2, 4, 8, 8), float("nan"))
     planned = plan_of(engines).images(range(2))
     with pytest.raises(sampler.BadImageError, match=r"image 0 .*NaN, Inf or constant"):
-        Sampler(pipeline=pipeline, text={}, steps=(), guidance=1.0)._decode(latent, planned)
+        make_sampler(pipeline, (), 1.0).decode(latent, planned)

@@ -8,16 +8,17 @@ from hypothesis import strategies as st
 
 from synthclone.gen.classes import ClassEntry
 from synthclone.gen.noise import image_seed, initial_noise
-from synthclone.gen.plan import Plan, permute
+from synthclone.gen.plan import Plan, _constants, _permute_one, permute
+from synthclone.gen.prompts import TEMPLATES
 
 
 def make_plan(counts, seed=0, shard_size=10, backgrounds=()):
     entries = tuple(ClassEntry(key=f"k{i:03d}", name=f"class {i}", hypernym="thing") for i in range(len(counts)))
-    variant = "c,h-inside-b" if backgrounds else "c"
+    template = TEMPLATES["c,h-inside-b" if backgrounds else "c"]
     return Plan(
         classes=entries,
         counts=tuple(counts),
-        variant=variant,
+        template=template,
         backgrounds=tuple(backgrounds),
         seed=seed,
         shard_size=shard_size,
@@ -28,6 +29,46 @@ def make_plan(counts, seed=0, shard_size=10, backgrounds=()):
 @settings(max_examples=60, deadline=None)
 def test_permutation_is_a_bijection(size, key):
     assert sorted(permute(np.arange(size, dtype=np.uint64), size, key).tolist()) == list(range(size))
+
+
+def plain_permute(index, size, key):
+    """The same Feistel network with Python's own integers."""
+    half = max(1, (max(1, (size - 1).bit_length()) + 1) // 2)
+    mask, word = (1 << half) - 1, 2**64 - 1
+    while True:
+        left, right = index >> half, index & mask
+        for number in range(6):
+            value = (right + key + number * 0x9E3779B97F4A7C15) & word
+            value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & word
+            value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & word
+            left, right = right, left ^ ((value ^ (value >> 31)) & mask)
+        index = left << half | right
+        if index < size:
+            return index
+
+
+@given(size=st.integers(1, 2**40), key=st.integers(0, 2**64 - 1), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_compiled_permutation_equals_plain_python(size, key, data):
+    index = data.draw(st.integers(0, size - 1))
+    assert permute(np.array([index], dtype=np.uint64), size, key).tolist() == [plain_permute(index, size, key)]
+    assert int(_permute_one(index, size, *_constants(size, key))) == plain_permute(index, size, key)
+
+
+def test_the_order_of_a_data_set_never_changes():
+    """Data sets on disk are completed by later versions: these values stand for ever."""
+    assert [(image.label, image.serial) for image in make_plan([65_000] * 1000).images([0, 1, 64_999_999])] == [
+        (984, 64426),
+        (582, 26689),
+        (33, 63269),
+    ]
+
+
+def test_used_prompts_are_those_that_images_have():
+    plan = make_plan([5, 30], backgrounds=[f"scene {i}" for i in range(11)])
+    for label in range(2):
+        used = {image.prompt for image in plan.images(range(35)) if image.label == label}
+        assert sorted(plan.used_prompts(label)) == sorted(used)
 
 
 @given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any), seed=st.integers(0, 2**32))

@@ -3,7 +3,7 @@
 import pytest
 
 from synthclone.gen import classes
-from synthclone.gen.prompts import VARIANTS, prompt
+from synthclone.gen.prompts import TEMPLATES, VARIANTS, fields, prompt
 
 
 @pytest.mark.parametrize(
@@ -25,30 +25,75 @@ from synthclone.gen.prompts import VARIANTS, prompt
     ],
 )
 def test_prompt_of_synset(wnid, variant, text):
-    assert prompt(classes.from_wnid(wnid), variant) == text
+    assert prompt(classes.from_wnid(wnid), TEMPLATES[variant]) == text
 
 
 def test_background_prompt():
-    assert prompt(classes.from_wnid("n02086910"), "c,h-inside-b", "attic") == "papillon, toy spaniel inside attic"
+    assert (
+        prompt(classes.from_wnid("n02086910"), TEMPLATES["c,h-inside-b"], "attic")
+        == "papillon, toy spaniel inside attic"
+    )
 
 
 def test_both_parents_are_named():
     """A class with several direct hypernyms names them all, as the literal reading of the paper asks."""
     entry = classes.from_wnid("n02123045")  # tabby has one parent; its sibling list must not leak in
     assert entry.hypernym == "domestic cat, house cat, Felis domesticus, Felis catus"
-    parents = {key: len(classes.wordnet.synset(key).hypernyms()) for key in ("n02747177", "n03594945")}
-    for key, count in parents.items():
-        hypernym = classes.from_wnid(key).hypernym
-        names = [lemma for node in classes.wordnet.synset(key).hypernyms() for lemma in classes.wordnet.lemmas(node)]
-        assert hypernym == ", ".join(names)
-        assert count >= 1
+    two = classes.from_wnid("n03594945")
+    names = [lemma for node in classes.wordnet.synset("n03594945").hypernyms() for lemma in node.lemmas]
+    assert two.hypernym == ", ".join(names)
+    several = [
+        entry.key for entry in classes.load("imagenet1k") if len(classes.wordnet.synset(entry.key).hypernyms()) > 1
+    ]
+    assert len(several) == 38
+
+
+def test_first_lemma_and_first_hypernym():
+    assert classes.from_wnid("n03947888", lemmas="first").name == "pirate"
+    full = [", ".join(parent.lemmas) for parent in classes.wordnet.synset("n02123045").hypernyms()]
+    assert classes.from_wnid("n02123045", lemmas="first").hypernym == full[0].partition(",")[0]
+    key = next(e.key for e in classes.load("imagenet1k") if len(classes.wordnet.synset(e.key).hypernyms()) > 1)
+    first, second = (parent.lemmas for parent in classes.wordnet.synset(key).hypernyms()[:2])
+    assert classes.from_wnid(key, hypernyms="first").hypernym == ", ".join(first)
+    assert classes.from_wnid(key, lemmas="first").hypernym.startswith(f"{first[0]}, {second[0]}")
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("a photo of {c}, {h}", "a photo of papillon, toy spaniel"),
+        (
+            "{{{c}}}: {d}",
+            "{papillon}: small slender toy spaniel with erect ears and a black-spotted brown to white coat",
+        ),
+        ("{c} in {b}", "papillon in attic"),
+    ],
+)
+def test_templates_of_ones_own(template, text):
+    assert prompt(classes.from_wnid("n02086910"), template, "attic" if "{b}" in template else None) == text
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{x} of {c}", r"unknown field \{x\}; valid: \{c\} class"),
+        ("{c.key}", r"unknown field"),
+        ("{c!r}", r"unknown field"),
+        ("{}", r"unknown field \{\}"),
+        ("a photo in {b}", r"says nothing of the class"),
+        ("{c", r"write \{\{ and \}\} for braces"),
+    ],
+)
+def test_bad_templates(template, message):
+    with pytest.raises(ValueError, match=message):
+        fields(template)
 
 
 def test_no_underscores_in_any_prompt():
     for entry in classes.load("imagenet1k"):
         for variant in VARIANTS:
             scene = "attic" if variant == "c,h-inside-b" else None
-            assert "_" not in prompt(entry, variant, scene), entry.key
+            assert "_" not in prompt(entry, TEMPLATES[variant], scene), entry.key
 
 
 @pytest.mark.parametrize(
@@ -74,10 +119,10 @@ def test_own_lists(tmp_path):
     assert [entry.key for entry in classes.load(str(tmp_path / "own.txt"))] == ["n02086910", "n03947888"]
     (tmp_path / "own.yaml").write_text("- {name: Blue Mug, description: a mug that is blue}\n- spoon\n")
     mug, spoon = classes.load(str(tmp_path / "own.yaml"))
-    assert prompt(mug, "c,d") == "Blue Mug, a mug that is blue"
+    assert prompt(mug, TEMPLATES["c,d"]) == "Blue Mug, a mug that is blue"
     assert (mug.key, spoon.key) == ("blue_mug", "spoon")
     with pytest.raises(ValueError, match=r"spoon.*has no definition.*--prompt c"):
-        prompt(spoon, "c,d")
+        prompt(spoon, TEMPLATES["c,d"])
 
 
 @pytest.mark.parametrize(

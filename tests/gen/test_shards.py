@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from synthclone.engines import files
-from synthclone.gen import shards
+from synthclone.gen import shards, storage
 
 
 def make_samples(count):
@@ -26,8 +26,8 @@ def make_samples(count):
 
 
 def write(folder, count=5, number=0):
-    shards.write_manifest(folder, {"num_images": count, "classes": [{"key": "k0"}, {"key": "k1"}]})
-    shards.write_shard(folder, number, make_samples(count), {"made_by": "test"})
+    shards.write_manifest(storage.at(folder), {"num_images": count, "classes": [{"key": "k0"}, {"key": "k1"}]})
+    shards.write_shard(storage.at(folder), number, make_samples(count), {"made_by": "test"})
 
 
 def test_round_trip_and_same_bytes(tmp_path):
@@ -60,13 +60,13 @@ def test_a_shard_without_its_marker_does_not_count(tmp_path):
     write(tmp_path, number=1)
     (tmp_path / "000001.json").unlink()
     assert len(shards.read_dataset(tmp_path).shards) == 1
-    assert shards.is_done(tmp_path, 0) and not shards.is_done(tmp_path, 1)
+    assert 0 in shards.finished(storage.at(tmp_path)) and 1 not in shards.finished(storage.at(tmp_path))
 
 
 def test_a_truncated_tar_is_named(tmp_path):
     write(tmp_path)
     (tmp_path / "000000.tar").write_bytes(b"short")
-    assert not shards.is_done(tmp_path, 0)
+    assert 0 not in shards.finished(storage.at(tmp_path))
     with pytest.raises(ValueError, match=r"000000.tar has 5 bytes instead of \d+"):
         shards.read_dataset(tmp_path)
 
@@ -77,7 +77,7 @@ def test_a_truncated_tar_is_named(tmp_path):
         (lambda folder: None, "is no data set"),
         (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json is damaged"),
         (lambda folder: (folder / "dataset.json").write_text('{"format": 7}'), "has format 7"),
-        (lambda folder: shards.write_manifest(folder, {"classes": []}), "has no finished shard"),
+        (lambda folder: shards.write_manifest(storage.at(folder), {"classes": []}), "has no finished shard"),
     ],
 )
 def test_what_is_no_data_set(tmp_path, prepare, message):
@@ -98,7 +98,7 @@ def test_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "fsync", full_at_the_second)
     with pytest.raises(OSError, match="free some space"):
-        shards.write_shard(tmp_path, 1, make_samples(3), {})
-    assert not shards.is_done(tmp_path, 1) and len(shards.read_dataset(tmp_path).shards) == 1
-    shards.write_shard(tmp_path, 1, make_samples(3), {})
-    assert shards.is_done(tmp_path, 1)
+        shards.write_shard(storage.at(tmp_path), 1, make_samples(3), {})
+    assert 1 not in shards.finished(storage.at(tmp_path)) and len(shards.read_dataset(tmp_path).shards) == 1
+    shards.write_shard(storage.at(tmp_path), 1, make_samples(3), {})
+    assert 1 in shards.finished(storage.at(tmp_path))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from synthclone.gen.solvers import make_steps
-from synthclone.gen.step_kernel import Stepper, _step_numba, _step_torch
+from synthclone.gen.solvers import make_steps, num_calls
+from synthclone.gen.step_kernel import State, Stepper, _step_numba, _step_torch
 
 # Stable Diffusion 1.4's scheduler_config.json, by its published values.
 SD14 = {
@@ -25,6 +25,7 @@ PEERS = {
     "ddim": diffusers.DDIMScheduler,
     "pndm": diffusers.PNDMScheduler,
     "dpm++2m": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
 }
 
 
@@ -35,7 +36,7 @@ def fake_unet(latent: torch.Tensor, timestep: float) -> torch.Tensor:
 
 def peer_trajectory(name, num_steps, start, guidance):
     accepted = set(inspect.signature(PEERS[name].__init__).parameters)
-    leave_out = {"steps_offset"} if name == "dpm++2m" else set()  # it belongs to the "leading" spacing of the other two
+    leave_out = {"steps_offset"} if name in {"dpm++2m", "unipc"} else set()  # part of the others' "leading" spacing
     scheduler = PEERS[name](**{key: SD14[key] for key in accepted & set(SD14) - leave_out})
     scheduler.set_timesteps(num_steps)
     latents, latent = [], start.double()
@@ -52,7 +53,7 @@ def test_trajectory_equals_diffusers(name, num_steps):
     start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = peer_trajectory(name, num_steps, start, guidance=2.0)
     steps = make_steps(name, num_steps, SD14)
-    assert len(steps) == len(expected) == num_steps + (name == "pndm")
+    assert len(steps) == len(expected) == num_calls(name, num_steps)
     stepper, latent = Stepper(start), start
     for step, reference in zip(steps, expected, strict=True):
         noise = torch.cat([fake_unet(latent, step.timestep), fake_unet(latent + 0.3, step.timestep)])
@@ -63,13 +64,22 @@ def test_trajectory_equals_diffusers(name, num_steps):
 @pytest.mark.parametrize("name", list(PEERS))
 def test_kernel_equals_plain_pytorch(name):
     generator = torch.Generator().manual_seed(1)
-    latent, start, without, with_prompt = torch.randn(4, 3, 4, 8, 8, generator=generator)
+    latent, base, without, with_prompt = torch.randn(4, 3, 4, 8, 8, generator=generator)
     past = torch.randn(3, 3, 4, 8, 8, generator=generator)
     for step in make_steps(name, 6, SD14):
-        fast = _step_numba(latent, start, without, with_prompt, 7.5, past, step)
-        plain = _step_torch(latent, start, without, with_prompt, 7.5, past, step)
+        state = State(latent, base.clone(), past)
+        fast = _step_numba(state, without, with_prompt, 7.5, step)
+        plain = _step_torch(state, without, with_prompt, 7.5, step)
+        assert torch.equal(state.base, base)
         for one, other in zip(fast, plain, strict=True):
             torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(PEERS))
+def test_the_most_steps_stay_finite(name):
+    """Beyond it two timesteps would be the same, and their step in log signal-to-noise ratio zero."""
+    for step in make_steps(name, 999, SD14):
+        assert np.isfinite([*step.next_weights, *step.base_weights, step.data_latent, step.data_noise]).all()
 
 
 def test_scale_one_uses_only_the_prompted_rows():
@@ -87,6 +97,8 @@ def test_scale_one_uses_only_the_prompted_rows():
         ("pndm", 1, SD14, "takes 2 to 1000"),
         ("ddim", 0, SD14, "takes 1 to 1000"),
         ("ddim", 1001, SD14, "takes 1 to 1000"),
+        ("unipc", 1000, SD14, "takes 1 to 999"),
+        ("dpm++2m", 1000, SD14, "takes 1 to 999"),
         ("ddim", 10, SD14 | {"prediction_type": "v_prediction"}, "prediction_type 'v_prediction'"),
         ("ddim", 10, SD14 | {"beta_schedule": "linear"}, "beta_schedule 'linear'"),
     ],

@@ -36,3 +36,56 @@ def test_missing_wordnet_says_what_to_do(monkeypatch):
 def test_unknown_ids(wnid):
     with pytest.raises(ValueError, match="WordNet"):
         wordnet.synset(wnid)
+
+
+def test_the_data_files_say_what_nltk_says():
+    """Every class of ImageNet-1K, and nouns from all over the file."""
+    from itertools import islice
+
+    from synthclone.gen import classes
+
+    reader = wordnet.corpus()
+    nodes = [reader.synset_from_pos_and_offset("n", int(entry.key[1:])) for entry in classes.load("imagenet1k")]
+    for node in [*nodes, *islice(reader.all_synsets("n"), 0, 20_000, 10)]:
+        found = wordnet.synset(f"n{node.offset():08d}")
+        assert list(found.lemmas) == [name.replace("_", " ") for name in node.lemma_names()]
+        assert found.definition == node.definition()
+        parents = [tuple(name.replace("_", " ") for name in parent.lemma_names()) for parent in node.hypernyms()]
+        assert sorted(parent.lemmas for parent in found.hypernyms()) == sorted(parents)
+
+
+def test_several_hypernyms_come_in_the_order_of_the_file():
+    """NLTK keeps them in a set of strings, whose order is another one in every process, and so would be the prompt."""
+    assert [parent.lemmas[0] for parent in wordnet.synset("n00007846").hypernyms()] == ["organism", "causal agent"]
+
+
+@pytest.mark.parametrize(
+    ("word", "suggestion"),
+    [("papillon", r"n02086910 \(papillon\)"), ("papilon", r"\(papillon\)"), ("toy spaniel", "n02086346")],
+)
+def test_a_name_in_place_of_an_id_gets_the_nearest_names(word, suggestion):
+    with pytest.raises(ValueError, match=f"is no WordNet id; .*did you mean .*{suggestion}"):
+        wordnet.synset(word)
+
+
+def test_zipped_corpora_are_unpacked_beside_themselves(tmp_path, monkeypatch):
+    import shutil
+
+    import nltk
+
+    source = wordnet.dict_folder()
+    (tmp_path / "corpora").mkdir()
+    shutil.make_archive(str(tmp_path / "corpora" / "wordnet"), "zip", source.parent, "wordnet")
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr(wordnet, "data_directory", lambda: tmp_path)
+    monkeypatch.setenv("NLTK_DATA", "")
+    monkeypatch.setattr(wordnet.Path, "home", lambda: tmp_path)
+    wordnet.corpus.cache_clear()
+    wordnet.dict_folder.cache_clear()
+    try:
+        assert wordnet.dict_folder() == tmp_path / "corpora" / "wordnet"
+        assert wordnet.synset("n02086910").lemmas == ("papillon",)
+    finally:
+        monkeypatch.undo()
+        wordnet.corpus.cache_clear()
+        wordnet.dict_folder.cache_clear()

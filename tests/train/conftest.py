@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synthclone.gen import storage
 from synthclone.gen.shards import Sample, read_dataset, write_manifest, write_shard
 from synthclone.train.crops import CropPolicy
 from synthclone.train.loader import Loader, LoaderConfig
@@ -44,9 +45,9 @@ class Shards:
                 Sample(key=f"{i:08d}", jpeg=jpegs[i], fields={"label": int(labels[i]), "class": "x" * (i % 5)})
                 for i in range(start, min(start + per_shard, len(jpegs)))
             ]
-            write_shard(folder, number, samples, {})
+            write_shard(storage.at(folder), number, samples, {})
         rows = [{"key": key, "name": key} for key in CLASSES]
-        write_manifest(folder, {"classes": rows, "num_images": len(jpegs), "image_size": 32})
+        write_manifest(storage.at(folder), {"classes": rows, "num_images": len(jpegs), "image_size": 32})
         return folder
 
     @staticmethod

@@ -1,0 +1,258 @@
+"""`--distributor local` and `ray`, and launchers: the same bytes as one process, whoever dies; and what cannot be mended."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from support import run_command
+
+from synthclone.gen.generate import command as generate
+from synthclone.gen.launch import Launch
+from synthclone.gen.shard_queue import ShardQueue, WorkersLostError
+
+OPTIONS = (
+    "--classes digits --prompt c,d --guidance 2 --solver ddim --steps 6 --device cpu --per-class 12 --shard-size 10"
+)
+
+
+def words(engines, folder, *more):
+    return ["--engines", str(engines), *OPTIONS.split(), "--output", str(folder), *map(str, more)]
+
+
+def digests(folder):
+    """Of everything but the manifest, which records the batch."""
+    names = sorted(
+        path for path in folder.iterdir() if path.suffix in {".tar", ".idx", ".json"} and path.stem.isdigit()
+    )
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in names}
+
+
+@pytest.fixture(scope="module")
+def unbroken(engines, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "set"
+    assert run_command(generate, *words(engines, folder)) == 0
+    assert len(digests(folder)) == 36
+    return digests(folder)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_the_batch_does_not_show(engines, unbroken, tmp_path, batch):
+    """On ONNX Runtime's CPU provider in fp32, whose rows do not depend on the batch."""
+    assert run_command(generate, *words(engines, tmp_path / "set", "--batch", batch)) == 0
+    assert digests(tmp_path / "set") == unbroken
+
+
+def start(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "synthclone.cli", "generate", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | environment,
+        start_new_session=True,
+    )
+
+
+def children(process):
+    """The supervisor's workers, by what they were started to do."""
+    try:
+        return [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    except psutil.Error:
+        return []
+
+
+def wait_for_shards(folder, count, process):
+    while len(list(folder.glob("[0-9]*.tar"))) < count and process.poll() is None:
+        time.sleep(0.02)
+
+
+def test_local_workers_are_killed_and_replaced(engines, unbroken, tmp_path):
+    folder, chance, killed = tmp_path / "set", random.Random(1), 0
+    process = start(*words(engines, folder, "--distributor", "local", "--workers", 2))
+    for shards_before in (1, 4):
+        wait_for_shards(folder, shards_before, process)
+        workers = children(process)
+        if workers:
+            chance.choice(workers).kill()
+            killed += 1
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert killed == 2 and "workers lost=" in output
+    assert digests(folder) == unbroken
+
+
+def test_the_supervisor_is_killed_and_takes_its_workers_along(engines, unbroken, tmp_path):
+    folder = tmp_path / "set"
+    process = start(*words(engines, folder, "--distributor", "local", "--workers", 2))
+    wait_for_shards(folder, 2, process)
+    workers = children(process)
+    process.kill()
+    process.communicate()
+    assert workers and psutil.wait_procs(workers, timeout=30)[1] == []
+    assert run_command(generate, *words(engines, folder, "--distributor", "local", "--workers", 2)) == 0
+    assert digests(folder) == unbroken
+
+
+def test_two_runs_at_once_on_the_same_output(engines, unbroken, tmp_path):
+    runs = [start(*words(engines, tmp_path / "set", "--batch", batch)) for batch in (8, 5)]
+    for run in runs:
+        output, _ = run.communicate(timeout=120)
+        assert run.returncode == 0, output
+    assert digests(tmp_path / "set") == unbroken
+    assert not list((tmp_path / "set").glob(".*"))
+
+
+def test_ctrl_c_ends_with_130_and_leaves_whole_shards(engines, unbroken, tmp_path):
+    folder = tmp_path / "set"
+    for more in ((), ("--distributor", "local", "--workers", 2)):
+        process = start(*words(engines, folder, *more))
+        wait_for_shards(folder, 2 if not more else 5, process)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, output
+        assert "Traceback" not in output and "run the same command again to go on" in output.splitlines()[-1]
+    kept = digests(folder)
+    assert {name: unbroken[name] for name in kept} == kept and kept
+    assert run_command(generate, *words(engines, folder)) == 0
+    assert digests(folder) == unbroken
+
+
+def test_ranks_of_a_launcher_share_the_shards(engines, unbroken, tmp_path):
+    """As torchrun and srun set them; the ranks need not run at the same time."""
+    for environment in (
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "1"},
+    ):
+        process = start(*words(engines, tmp_path / "set"), **environment)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        if environment.get("RANK"):
+            assert len(digests(tmp_path / "set")) == 18
+    assert digests(tmp_path / "set") == unbroken
+
+
+def test_a_users_mistake_in_a_worker_is_one_line(engines, tmp_path, capsys):
+    arguments = words(engines, tmp_path / "set", "--distributor", "local", "--workers", 2, "--batch", 100)
+    assert run_command(generate, *arguments) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("synthclone generate: error: --batch 100 is over the engines' maximum 8")
+
+
+def test_a_worker_that_dies_again_and_again_stops_the_run(engines, tmp_path):
+    """It is killed each time it has begun; the message names the shard."""
+    folder = tmp_path / "set"
+    process = start(*words(engines, folder, "--distributor", "local", "--workers", 1, "--retries", 2, "--steps", 200))
+    seen = set()
+    while process.poll() is None and len(seen) < 2:
+        for worker in children(process):
+            # The manifest is written before the first shard is asked for.
+            if worker.pid not in seen and (folder / "dataset.json").exists() and worker.cpu_times().user > 4:
+                seen.add(worker.pid)
+                worker.kill()
+        time.sleep(0.05)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    assert "2 workers died while they made shard 000000" in output.splitlines()[-1]
+
+
+def test_the_queue_gives_back_what_a_lost_worker_had():
+    queue = ShardQueue(range(4), retries=2)
+    assert [queue.take("a"), queue.take("a"), queue.take("b")] == [0, 1, 2]
+    queue.done("a", 0)
+    queue.lost("a", "exit code -9")
+    assert [queue.take("b"), queue.take("b"), queue.take("b")] == [1, 3, None]
+    assert queue.empty and not queue.finished
+    for number in (1, 2, 3):
+        queue.done("b", number)
+    assert queue.finished
+    queue.lost("c", "exit code 1")
+    with pytest.raises(WorkersLostError, match=r"2 workers died before they took a shard .*exit code 1"):
+        queue.lost("d", "exit code 1")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Launch()),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Launch(rank=3, world_size=4, local_rank=1)),
+        ({"RANK": "3"}, Launch()),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, Launch(rank=3, world_size=4, local_rank=1)),
+    ],
+)
+def test_launchers_environments(environment, expected):
+    assert Launch.of_environment(environment) == expected
+
+
+@pytest.mark.parametrize(("rank", "world", "message"), [("x", "2", "whole numbers"), ("2", "2", "below WORLD_SIZE, 2")])
+def test_nonsense_in_the_environment(rank, world, message):
+    with pytest.raises(ValueError, match=message):
+        Launch.of_environment({"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": "0"})
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
+    yield ray
+    ray.shutdown()
+
+
+def test_ray_actors_are_killed_and_replaced(engines, unbroken, tmp_path, ray_cluster):
+    folder = tmp_path / "set"
+    killed = []
+
+    def kill_one():
+        while not killed:
+            if len(list(folder.glob("[0-9]*.tar"))) >= 2:
+                actors = [
+                    worker
+                    for worker in psutil.Process().children(recursive=True)
+                    if "ray::Maker" in " ".join(worker.cmdline())
+                ]
+                if actors:
+                    actors[0].kill()
+                    killed.append(actors[0].pid)
+            time.sleep(0.02)
+
+    import threading
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    assert run_command(generate, *words(engines, folder, "--distributor", "ray", "--workers", 2)) == 0
+    killer.join()
+    assert digests(folder) == unbroken
+
+
+def test_a_users_mistake_in_an_actor_is_one_line(engines, tmp_path, capsys, ray_cluster):
+    arguments = words(engines, tmp_path / "set", "--distributor", "ray", "--workers", 1, "--batch", 100)
+    assert run_command(generate, *arguments) == 2
+    assert "--batch 100 is over the engines' maximum 8" in capsys.readouterr().err
+
+
+def test_s3_with_one_request_in_five_failing(engines, unbroken, tmp_path):
+    """Two workers, one of them killed; then the set is copied back and compared."""
+    from faulty_s3 import faulty_s3
+
+    with faulty_s3(rate=0.2) as s3:
+        location = f"{s3.bucket}/set"
+        process = start(*words(engines, location, "--distributor", "local", "--workers", 2), **s3.environment)
+        while sum(method == "PUT" and ".tar" in path for method, path in s3.log) < 3 and process.poll() is None:
+            time.sleep(0.02)
+        for worker in children(process)[:1]:
+            worker.kill()
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+        assert s3.faults > 10
+        copy = "import sys; from synthclone.gen import storage; source, there = storage.at(sys.argv[1]), storage.at(sys.argv[2]);"
+        copy += "[there.write(name, source.read(name)) for name in source.sizes()]"
+        subprocess.run(
+            [sys.executable, "-c", copy, location, str(tmp_path)], env=os.environ | s3.environment, check=True
+        )
+    assert digests(tmp_path) == unbroken
+    assert (tmp_path / "README.md").is_file() and (tmp_path / "croissant.json").is_file()
