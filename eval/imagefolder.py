@@ -118,7 +118,7 @@ def batches(
 
 
 def centre_crop(dali: Dali, images: ImageFolder, metadata: Metadata, decoder: str) -> tuple[Any, Any]:
-    """DALI's graph: the shorter side to size / crop_ratio (bicubic, antialiased), a centre crop, normalised."""
+    """DALI's graph: the files in order, and their labels."""
 
     encoded, labels = dali.fn.readers.file(
         files=[str(file) for file in images.files],
@@ -126,6 +126,11 @@ def centre_crop(dali: Dali, images: ImageFolder, metadata: Metadata, decoder: st
         pad_last_batch=True,
         name="images",
     )
+    return prepare(dali, encoded, metadata, decoder), labels
+
+
+def prepare(dali: Dali, encoded: Any, metadata: Metadata, decoder: str) -> Any:
+    """Decoded, the shorter side brought to size / crop_ratio (bicubic, antialiased), cropped at the centre, normalised."""
     decoded = dali.fn.decoders.image(encoded, device=decoder, output_type=dali.types.RGB)
     resized = dali.fn.resize(
         decoded,
@@ -133,7 +138,7 @@ def centre_crop(dali: Dali, images: ImageFolder, metadata: Metadata, decoder: st
         interp_type=dali.types.INTERP_CUBIC,
         antialias=True,
     )
-    crops = dali.fn.crop_mirror_normalize(
+    return dali.fn.crop_mirror_normalize(
         resized,
         crop=(metadata.image_size, metadata.image_size),
         dtype=dali.types.FLOAT,
@@ -141,4 +146,3 @@ def centre_crop(dali: Dali, images: ImageFolder, metadata: Metadata, decoder: st
         mean=[255 * value for value in metadata.mean],
         std=[255 * value for value in metadata.std],
     )
-    return crops, labels
