@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import run_command
 
-from synthclone.bench import gpu_session, measure, published, unet_cpu
+from synthclone.bench import generation, gpu_session, kill_generation, measure, plan_lookup, published, unet_cpu
 from synthclone.engines.spec import AxisRange
 
 CPU = torch.device("cpu")
@@ -72,3 +72,34 @@ def test_summary_and_times():
     calls = []
     assert len(measure.times_ms(lambda: calls.append(1), CPU, num_warmup=2, num_runs=3)) == 3
     assert len(calls) == 5
+
+
+def test_plan_lookup_records_times_and_memory(tmp_path, capsys):
+    words = ["--classes", "imagenet100", "--per-class", 1000, "--num-lookups", 50, "--record", tmp_path / "answer.json"]
+    assert run_command(plan_lookup.command, *words) == 0
+    answer = last_json(capsys)
+    assert answer == json.loads((tmp_path / "answer.json").read_text())
+    assert answer["num_images"] == 100_000 and answer["peak_memory_mb"] > 0
+    assert all(0 < result["us_per_image"] < 10_000 for result in answer["results"].values())
+
+
+def test_generation_measures_peers_shares_and_identity(engines, tmp_path, capsys):
+    words = ["--engines", engines, "--batch", 8, "--steps", 3, "--num-batches", 2, "--num-rounds", 1, "--null-ms", 2]
+    words += ["--num-null-batches", 2]
+    assert run_command(generation.command, *words, "--record", tmp_path / "generation.json") == 0
+    answer = last_json(capsys)
+    assert answer == json.loads((tmp_path / "generation.json").read_text())
+    assert set(answer["peers"]) == {"1", "8"}
+    assert answer["peers"]["8"]["num_images"] == 10 and answer["peers"]["8"]["ratio"][0] > 0
+    for run in ("digits", "null"):
+        assert 0 < answer[run]["all_but_unet"] < 1 and answer[run]["busy"]["unet"] > 0
+    assert answer["identity"]["same_bytes"] == {"1": True, "7": True, "8": True}
+    assert (tmp_path / "generation.png").stat().st_size > 10_000
+
+
+def test_kills_leave_the_same_bytes(engines, tmp_path, capsys):
+    words = ["--engines", engines, "--kills", 1, "--per-class", 4, "--batch", 8, "--longest-s", 1]
+    assert run_command(kill_generation.command, *words, "--record", tmp_path / "kills.json") == 0
+    answer = last_json(capsys)
+    assert answer["one_process"]["identical"] and answer["two_local_workers"]["identical"]
+    assert answer["one_process"]["kills"] == 1
