@@ -19,7 +19,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	@# PyTorch alone from its own index, whose CPU build spares 3 GB of CUDA; where that cannot be reached, the usual one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --retries 1 \
 		--extra-index-url https://download.pytorch.org/whl/cpu torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,dev,quality]'
 	$(BIN)/python gen/wordnet.py
 	touch $@
 

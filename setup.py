@@ -8,7 +8,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-FOLDERS = ["export", "engines", "gen", "train", "eval", "bench"]
+FOLDERS = ["export", "engines", "gen", "train", "eval", "bench", "configs"]
 
 setup(
     name="synthclone",
@@ -21,6 +21,7 @@ setup(
     packages=["synthclone", *(f"synthclone.{folder}" for folder in FOLDERS)],
     package_dir={"synthclone": "synthclone", **{f"synthclone.{folder}": folder for folder in FOLDERS}},
     package_data={
+        "synthclone.configs": ["*.yaml"],
         "synthclone.train": ["*.yaml"],
         "synthclone.engines": ["data/*"],
         "synthclone.export": ["data/sd1/*/*.json"],
@@ -43,13 +44,34 @@ setup(
         "docstring-parser>=0.16",
         "pyyaml>=6",
         "tqdm>=4.66",
+        "fsspec>=2024.6",
         "deepspeed>=0.18",
     ],
     extras_require={
         "gpu": ["tensorrt>=10.3", "nvidia-dali-cuda130>=2.0", "onnxruntime-gpu>=1.20"],
         "cpu": ["nvidia-dali-cuda130>=2.0", "onnxruntime>=1.20"],
+        "quality": ["torchmetrics>=1.4", "matplotlib>=3.9"],
+        "s3": ["s3fs>=2024.6"],
+        "gs": ["gcsfs>=2024.6"],
+        "hf": ["huggingface_hub>=0.30"],
         "ray": ["ray>=2.40"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "mypy>=1.14"],
+        "quantization": ["nvidia-modelopt>=0.47"],
+        "dev": [
+            "pytest>=8",
+            "hypothesis>=6",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "mlcroissant>=1.0",
+            "psutil>=5.9",
+            "ray>=2.40",
+            "s3fs>=2024.6",
+            "boto3>=1.34",
+            "moto[s3]>=5",
+            "flask>=3",
+            "flask-cors>=5",
+            "webdataset>=1.0",
+            "nvidia-modelopt>=0.47",
+        ],
     },
     entry_points={"console_scripts": ["synthclone=synthclone.cli:main"]},
 )

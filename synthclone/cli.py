@@ -8,9 +8,16 @@ VERBS = {
     "build": ("synthclone.export.build", "compile a Stable Diffusion checkpoint into engines"),
     "engines": ("synthclone.export.list_engines", "list compiled engines"),
     "refit": ("synthclone.export.refit", "put other weights into a built TensorRT engine"),
+    "plan": ("synthclone.gen.plan_report", "print what a generation would make and cost"),
+    "prompts": ("synthclone.gen.write_prompts", "write prompts of a class list, to calibrate a quantized U-Net with"),
     "generate": ("synthclone.gen.generate", "generate a sharded data set from class names"),
+    "preview": ("synthclone.gen.preview", "make an HTML gallery of data sets"),
+    "verify": ("synthclone.gen.verify", "read a data set again, say what is wrong, and repair it"),
+    "merge": ("synthclone.gen.merge", "join data sets into one"),
+    "export": ("synthclone.gen.export_dataset", "write a data set as ImageFolder, WebDataset or for Hugging Face"),
     "train": ("synthclone.train.train", "train a classifier on shards"),
     "eval": ("synthclone.eval.evaluate", "score a classifier on real images"),
+    "quality": ("synthclone.eval.quality", "measure how near a synthetic data set is to real images"),
     "quickstart": ("synthclone.quickstart", "do all of it on handwritten digits, in minutes, on a CPU"),
 }
 

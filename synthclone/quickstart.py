@@ -29,7 +29,8 @@ from synthclone.engines import files
 from synthclone.engines.command import parse, run
 from synthclone.eval.evaluate import EvalConfig, evaluate_folder
 from synthclone.export import build
-from synthclone.gen import generate
+from synthclone.gen import generate, shards, storage
+from synthclone.gen.config import GenerateConfig
 from synthclone.gen.solvers import SolverName
 from synthclone.train import train
 
@@ -79,10 +80,10 @@ def main(config: QuickstartConfig) -> None:
     with stages.stage("engines"):
         build.main(build.BuildConfig(model=str(MODEL), output=folder / "engines", batch="1:32:64"))
     with stages.stage("generate"):
-        request = generate.GenerateConfig(
+        request = GenerateConfig(
             engines=folder / "engines",
             classes="digits",
-            output=sources["synthetic"],
+            output=str(sources["synthetic"]),
             prompt="c,d",
             guidance=config.guidance,
             solver=config.solver,
@@ -109,7 +110,7 @@ def main(config: QuickstartConfig) -> None:
                 test: evaluate_folder(EvalConfig(checkpoint=checkpoint, data=path, output=folder / "results.json"))
                 for test, path in test_folders.items()
             }
-    manifest = generate.shards.read_manifest(sources["synthetic"])
+    manifest = shards.read_manifest(storage.at(sources["synthetic"]))
     results = {
         "top1_synthetic": scores["synthetic"]["held_out"]["top1"],
         "top1_real": scores["real"]["held_out"]["top1"],

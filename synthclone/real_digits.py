@@ -16,8 +16,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from synthclone.engines import files
 from synthclone.engines.command import run
-from synthclone.gen import classes, digits, shards
-from synthclone.gen.generate import encode_jpeg
+from synthclone.gen import classes, digits, jpeg, shards, storage
 from synthclone.gen.plan import derived_key, permute
 
 SHIFT_SEED = 0
@@ -28,9 +27,10 @@ def write_training_shards(folder: Path, seed: int) -> int:
     entries = classes.load("digits")
     images_NHWC, labels_N = digits.load("train")
     count = len(labels_N)
-    if not (folder / shards.MANIFEST).is_file():
+    target = storage.at(folder)
+    if shards.MANIFEST not in target.sizes():
         shards.write_manifest(
-            folder,
+            target,
             {
                 "num_images": count,
                 "image_size": digits.PIXELS,
@@ -39,17 +39,17 @@ def write_training_shards(folder: Path, seed: int) -> int:
                 "seed": seed,
             },
         )
-    if not shards.is_done(folder, 0):
+    if 0 not in shards.finished(target):
         order = permute(np.arange(count, dtype=np.uint64), count, derived_key(seed, "real")).astype(int)
         samples = [
             shards.Sample(
                 key=f"{rank:09d}",
-                jpeg=encode_jpeg(images_NHWC[index]),
+                jpeg=jpeg.encode(images_NHWC[index], generated=False),
                 fields={"label": int(labels_N[index]), "class": entries[labels_N[index]].key, "index": int(index)},
             )
             for rank, index in enumerate(order)
         ]
-        shards.write_shard(folder, 0, samples, {"source": "scikit-learn's digits"})
+        shards.write_shard(target, 0, samples, {"source": "scikit-learn's digits"})
     return count
 
 

@@ -17,11 +17,10 @@ FROZEN = json.loads((Path(__file__).parent / "options.json").read_text())
 def options_of(verb: str) -> list[str]:
     """The option names of a verb, from its configuration."""
     module = importlib.import_module(VERBS[verb][0])
-    (config,) = [
-        value
-        for name, value in vars(module).items()
-        if name.endswith("Config") and dataclasses.is_dataclass(value) and value.__module__ == module.__name__
+    configs = [
+        value for name, value in vars(module).items() if name.endswith("Config") and dataclasses.is_dataclass(value)
     ]
+    (config,) = [config for config in configs if config.__module__ == module.__name__] or configs
     return sorted(
         field.name if field.metadata.get("positional") else "--" + field.name.replace("_", "-")
         for field in dataclasses.fields(config)

@@ -28,12 +28,9 @@ def test_every_command_line_parses():
             words = ["synthclone", "train", *words[words.index("train/train.py") + 1 :]]
         if words[0] == "synthclone":
             config = __import__(VERBS[words[1]][0], fromlist=["command"])
-            (config_class,) = [
-                value
-                for name, value in vars(config).items()
-                if name.endswith("Config") and value.__module__ == config.__name__
-            ]
-            make_parser(config_class, "readme").parse_args(
+            found = [value for name, value in vars(config).items() if name.endswith("Config")]
+            (config_class,) = [value for value in found if value.__module__ == config.__name__] or found
+            make_parser(config_class, "readme", getattr(config, "PRESETS", None)).parse_args(
                 [word for word in words[2:] if word != "train/digits.yaml"] if "--config" not in words else words[2:]
             )
             checked += 1
