@@ -89,6 +89,9 @@ class TensorSpec:
     axes: tuple[int | str, ...]
     below: int | None = None
     """Inputs only: values are drawn from [0, below) when an engine is checked; None draws standard normal values."""
+    kept: bool = False
+    """Inputs only: many calls in a row are given the very same tensor, such as a text in all steps of a solver. A backend
+    may keep what it computes from kept inputs alone, for as long as it is given the same tensor, not written to since."""
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The concrete shape at given sizes of the dynamic axes."""

@@ -7,6 +7,7 @@ vae_decoder    latent (B, 4, H/8, W/8), as the sampler leaves it                
 H and W are pixels.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,6 +103,7 @@ def engine_specs(
         return TensorSpec(name=name, dtype=dtype, axes=("batch", *axes), below=below)
 
     latent, embedded = tensor("latent", channels, *latent_HW), tensor("text", length, width)
+    kept = dataclasses.replace(embedded, kept=True)  # the same in all steps
     return {
         "text_encoder": EngineSpec(
             name="text_encoder",
@@ -111,7 +113,7 @@ def engine_specs(
         ),
         "unet": EngineSpec(
             name="unet",
-            inputs=(latent, tensor("timestep", dtype="fp32", below=1000), embedded),
+            inputs=(latent, tensor("timestep", dtype="fp32", below=1000), kept),
             outputs=(tensor("noise", channels, *latent_HW),),
             ranges={"batch": doubled} | dynamic,
         ),

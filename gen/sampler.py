@@ -47,8 +47,11 @@ def denoise(
     """
     dtype = DTYPES[unet.spec.inputs[0].dtype]
     stepper, latent_BCHW = Stepper(start_BCHW), start_BCHW
+    prompted_BLD = text_RLD[
+        -len(start_BCHW) :
+    ]  # cut once, because engines know a text that they have seen by its tensor
     for step, guided in zip(steps, guided_steps(interval, len(steps)), strict=True):
-        text = text_RLD if guided else text_RLD[-len(latent_BCHW) :]
+        text = text_RLD if guided else prompted_BLD
         timestep_R = torch.full((len(text),), step.timestep, device=start_BCHW.device)
         latent_RCHW = latent_BCHW.to(dtype).repeat(len(text) // len(latent_BCHW), 1, 1, 1)
         noise_RCHW = unet(latent=latent_RCHW, timestep=timestep_R, text=text)

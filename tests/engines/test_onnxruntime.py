@@ -1,16 +1,20 @@
-"""ONNX Runtime: what the providers are told, and graphs that name files outside their own folder."""
+"""ONNX Runtime: what the providers are told, rows and kept inputs on a CPU, graphs that name files outside their folder."""
+
+import dataclasses
 
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
 
-from synthclone.engines import backend, onnxruntime_backend
+from synthclone.engines import backend, onnxruntime_backend, onnxruntime_session
 from synthclone.engines.artifact import EngineError
 from synthclone.engines.backend import Runtime, Source
 from synthclone.engines.onnx_safety import check_external_data
+from synthclone.engines.onnx_split import split
 from synthclone.engines.onnxruntime_options import OnnxRuntimeOptions, missing_provider, providers
 from synthclone.engines.spec import AxisRange, EngineSpec, TensorSpec
+from synthclone.export.graph import GraphRequest, export_onnx
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 SPEC = EngineSpec(
@@ -96,7 +100,8 @@ def test_weights_beside_the_graph_are_taken(tmp_path):
 )
 def test_weights_elsewhere_are_refused_before_loading(tmp_path, location, reason, monkeypatch):
     path = add_graph(tmp_path, location, write=False)
-    monkeypatch.setattr(onnxruntime_backend.onnxruntime, "InferenceSession", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "options.json").write_text("{}")
+    monkeypatch.setattr(onnxruntime_session.onnxruntime, "InferenceSession", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(ValueError, match=reason) as error:
         onnxruntime_backend.load(tmp_path, SPEC, CPU, lambda config: None, Runtime())
     assert repr(location) in str(error.value)
@@ -136,3 +141,134 @@ def test_a_graph_that_onnx_runtime_refuses_is_told_in_one_line(tmp_path):
     with pytest.raises(EngineError, match="NoSuchOperator") as error:
         onnxruntime_backend.load(tmp_path, SPEC, CPU, lambda config: None, Runtime())
     assert "\n" not in str(error.value)
+
+
+def test_a_graph_that_onnx_runtime_cannot_run_is_told_in_one_line(tmp_path):
+    """A product over a width that only the weights know."""
+    engine = loaded(tmp_path, spec=dataclasses.replace(STEPS, inputs=(*STEPS.inputs[:2], wide_text(7))))
+    with pytest.raises(EngineError, match="engine steps failed in ONNX Runtime") as error:
+        engine(**engine.spec.sample({"batch": 2}, seed=0))
+    assert "\n" not in str(error.value)
+
+
+class Steps(torch.nn.Module):
+    """A U-Net in small: something of the text alone, something of both, and a constant that both parts need."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.keys, self.out = torch.nn.Linear(5, 6), torch.nn.Linear(6, 6)
+
+    def forward(self, latent, time, text):
+        keys = torch.tanh(self.keys(text))
+        return self.out(latent * keys.mean(1) + torch.sin(time)[:, None]) * keys.amax(1)
+
+
+def wide_text(width):
+    return TensorSpec(name="text", dtype="fp32", axes=("batch", 3, width), kept=True)
+
+
+STEPS = EngineSpec(
+    name="steps",
+    inputs=(
+        TensorSpec(name="latent", dtype="fp32", axes=("batch", 6)),
+        TensorSpec(name="time", dtype="fp32", axes=("batch",)),
+        wide_text(5),
+    ),
+    outputs=(TensorSpec(name="y", dtype="fp32", axes=("batch", 6)),),
+    ranges={"batch": AxisRange(minimum=1, optimum=4, maximum=9)},
+)
+
+
+def loaded(folder, spec=STEPS, cores=3):
+    """An engine of `Steps`, and the folder of its plan."""
+    request = GraphRequest(spec=STEPS, precision="fp32", checkpoint_key="none")
+    export_onnx(Steps(), request, folder / "onnx")
+    source = Source(module=Steps(), config={}, precision="fp32", onnx=folder / "onnx" / "model.onnx")
+    (folder / "plan").mkdir()
+    onnxruntime_backend.build(STEPS, source, folder / "plan", CPU, OnnxRuntimeOptions())
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        return onnxruntime_backend.load(folder / "plan", spec, CPU, lambda config: None, Runtime())
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def steps(tmp_path_factory, request):
+    return loaded(tmp_path_factory.mktemp("steps"), cores=request.param)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 9])
+def test_rows_shared_out_give_what_pytorch_gives(steps, batch):
+    inputs = steps.spec.sample({"batch": batch}, seed=batch)
+    with torch.inference_mode():
+        torch.testing.assert_close(steps(**inputs), Steps()(*inputs.values()), rtol=0, atol=1e-6)
+        inputs["latent"] = inputs["latent"].t().contiguous().t()  # not contiguous
+        torch.testing.assert_close(steps(**inputs), Steps()(*inputs.values()), rtol=0, atol=1e-6)
+
+
+def test_what_hangs_on_the_text_alone_is_computed_once(steps, monkeypatch):
+    computed = []
+    compute = type(steps)._compute
+    monkeypatch.setattr(type(steps), "_compute", lambda self, *rest: computed.append(1) or compute(self, *rest))
+
+    def parts_computed(**inputs):
+        computed.clear()
+        torch.testing.assert_close(steps(**inputs), Steps()(*inputs.values()), rtol=0, atol=1e-6)
+        return len(computed)
+
+    first, second = (steps.spec.sample({"batch": 6}, seed=seed) for seed in (1, 2))
+    shares = steps.num_cores
+    with torch.no_grad():
+        assert parts_computed(**first) == shares
+        assert parts_computed(**first | {"latent": second["latent"]}) == 0
+        assert parts_computed(**second) == shares
+        first_again = {**second, "text": first["text"].clone()}
+        assert parts_computed(**first_again) == shares  # equal values, another tensor
+        assert parts_computed(**first_again) == 0
+        first_again["text"][3] += 1  # the same tensor, other values
+        assert parts_computed(**first_again) == shares
+        fewer = {name: value[:2] for name, value in first_again.items()}
+        assert parts_computed(**fewer) == min(2, shares)
+
+
+def test_the_split_plan_has_each_product_once(tmp_path):
+    loaded(tmp_path)
+    plan = tmp_path / "plan"
+    assert sorted(path.name for path in plan.glob("*.onnx")) == ["kept.onnx", "rest.onnx"]
+    kept, rest = (onnx.load(str(plan / f"{name}.onnx"), load_external_data=False).graph for name in ("kept", "rest"))
+    assert [value.name for value in kept.input] == ["text"]
+    assert [value.name for value in rest.input][:2] == ["latent", "time"]
+    assert {value.name for value in rest.input[2:]} == {value.name for value in kept.output}
+    operators = [[node.op_type for node in graph.node] for graph in (kept, rest)]
+    assert "Tanh" in operators[0] and "Tanh" not in operators[1]
+    assert "Sin" in operators[1] and "Sin" not in operators[0]
+    assert len(kept.initializer) < len(rest.initializer) + len(kept.initializer)
+
+
+def test_nothing_to_keep_is_not_split(tmp_path):
+    path = add_graph(tmp_path)
+    assert not split(path, []) and not split(path, ["y"])
+    assert [found.name for found in tmp_path.glob("*.onnx")] == ["model.onnx"]
+
+
+def test_a_border_inside_a_sub_graph_is_seen(tmp_path):
+    """The branches of an If read what hangs on the kept input from outside."""
+    value = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("t", "x", "y")}
+    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
+    branches = {
+        f"{name}_branch": helper.make_graph([helper.make_node(op, ["x", "k"], ["z"])], name, [], [value["y"]])
+        for name, op in (("then", "Add"), ("else", "Sub"))
+    }
+    for branch in branches.values():
+        branch.output[0].name = "z"
+    nodes = [helper.make_node("Neg", ["t"], ["k"]), helper.make_node("If", ["flag"], ["y"], **branches)]
+    graph = helper.make_graph(nodes, "branches", [value["t"], value["x"], flag], [value["y"]])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert split(tmp_path / "model.onnx", ["t"])
+    rest = onnx.load(str(tmp_path / "rest.onnx")).graph
+    assert [value.name for value in rest.input] == ["x", "flag", "k"]
+    assert [node.op_type for node in rest.node] == ["If"]
