@@ -47,12 +47,12 @@ def write_card(target: Storage, manifest: Mapping[str, Any], markers: Mapping[in
         markers: content of the shards' markers, by number, as `shards.markers` gives it. Their `flagged`, if they have
             one, is the number of images that the safety checker flagged.
     """
-    name, command = manifest["name"], manifest["command"]
+    name = manifest["name"]
     fields = reading.first_sample(target, min(markers)).fields
     license_name, license_url, _ = license_of(manifest)
     description = (
         f"{_images(manifest, markers)} of {len(manifest['classes']):,} classes, generated from class names by the "
-        f"text-to-image model {manifest['model']}. No image is a photograph."
+        f"text-to-image model {_models(manifest)}. No image is a photograph."
     )
     metadata = croissant.describe(
         manifest, markers, fields, name=name, description=description, license_url=license_url
@@ -60,7 +60,7 @@ def write_card(target: Storage, manifest: Mapping[str, Any], markers: Mapping[in
     header = yaml.safe_dump(
         front_matter(manifest, markers, fields, name, license_name), sort_keys=False, allow_unicode=True
     )
-    text = body(manifest, markers, name=name, command=command)
+    text = body(manifest, markers, name=name)
     target.write(FILE, f"---\n{header}---\n\n{text}".encode())
     target.write_json(croissant.FILE, metadata)
 
@@ -101,18 +101,15 @@ def front_matter(
     }
 
 
-def body(manifest: Mapping[str, Any], markers: Mapping[int, Mapping[str, Any]], *, name: str, command: str) -> str:
+def body(manifest: Mapping[str, Any], markers: Mapping[int, Mapping[str, Any]], *, name: str) -> str:
     """The card's text."""
-    size = manifest["image_size"]
-    height, width = (size, size) if isinstance(size, int) else size
+    size = manifest.get("image_size")
+    height, width = (size, size) if isinstance(size, int) else size or (None, None)
     num_bytes = sum(marker["bytes"] for marker in markers.values())
-    made = {**manifest["sampling"], "model": manifest["model"]}
-    made |= {key: manifest[key] for key in ("model_sha256", "jpeg") if key in manifest}
-    made |= {f"{part} engine": key for part, key in manifest["engines"].items()} | dict(manifest["versions"])
-    rows = [f"| {key} | `{_cell(value)}` |" for key, value in made.items()]
     entries = manifest["classes"][:MOST_CLASSES]
     classes = [
-        f"| {entry['label']} | {entry['key']} | {_cell(entry['name'])} | {entry['count']:,} | {_cell(entry['prompt'])} |"
+        f"| {entry['label']} | {entry['key']} | {_cell(entry['name'])} | {entry['count']:,} "
+        f"| {_cell(entry.get('prompt', 'see dataset.json'))} |"
         for entry in entries
     ]
     if left := len(manifest["classes"]) - len(entries):
@@ -122,20 +119,42 @@ def body(manifest: Mapping[str, Any], markers: Mapping[int, Mapping[str, Any]], 
         images=_images(manifest, markers),
         num_classes=f"{len(manifest['classes']):,}",
         num_shards=f"{len(markers):,}",
-        size=f"{height} x {width}",
+        size=f"{height} x {width} pixels" if height else "of several sizes",
         megabytes=f"{num_bytes / 1e6:,.1f}",
-        model=manifest["model"],
-        command=command,
-        made="\n".join(rows),
+        model=_models(manifest),
+        making=making(manifest),
         classes="\n".join(classes),
         safety=safety_status(manifest, markers),
         licence=license_of(manifest)[2],
     )
 
 
+def generated(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The manifests of the generated sets that a set consists of: its own, or those of the sets it was merged from."""
+    if "sources" in manifest:
+        return [part for source in manifest["sources"] for part in generated(source["manifest"])]
+    return [manifest]
+
+
+def making(manifest: Mapping[str, Any]) -> str:
+    """How the set is made again: its command and sampling, or those of each set that it was merged from."""
+    parts = generated(manifest)
+    blocks = []
+    for number, part in enumerate(parts):
+        made = {**part["sampling"], "model": part["model"]}
+        made |= {key: part[key] for key in ("model_sha256", "jpeg") if key in part}
+        made |= {f"{name} engine": key for name, key in part["engines"].items()} | dict(part["versions"])
+        rows = "\n".join(f"| {key} | `{_cell(value)}` |" for key, value in made.items())
+        title = f"Part {number + 1} of {len(parts)}, {part['num_images']:,} images:\n\n" if len(parts) > 1 else ""
+        blocks.append(f"{title}```sh\n{part['command']} --output DIR\n```\n\n| | |\n| --- | --- |\n{rows}")
+    if len(parts) > 1:
+        blocks.append("Joined by `synthclone merge`, in this order.")
+    return "\n\n".join(blocks)
+
+
 def license_of(manifest: Mapping[str, Any]) -> tuple[str, str, str]:
     """The hub's identifier of the terms that images inherit, where to read them, and what the card says of them."""
-    if "stable-diffusion-v1" in str(manifest["model"]):
+    if all("stable-diffusion-v1" in str(part["model"]) for part in generated(manifest)):
         return (
             "creativeml-openrail-m",
             RAIL,
@@ -147,7 +166,7 @@ def license_of(manifest: Mapping[str, Any]) -> tuple[str, str, str]:
     return (
         "other",
         "README.md#licence",
-        f"The terms of the generator, {manifest['model']}, decide what may be done with its images: read them before you "
+        f"The terms of the generator, {_models(manifest)}, decide what may be done with its images: read them before you "
         "publish, and write them here. Models derived from Stable Diffusion are commonly under an Open RAIL licence, whose "
         "use restrictions go with the images.",
     )
@@ -155,7 +174,13 @@ def license_of(manifest: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def safety_status(manifest: Mapping[str, Any], markers: Mapping[int, Mapping[str, Any]]) -> str:
     """What was done about unwanted content, in one paragraph."""
-    mode = manifest["sampling"].get("safety", "off")
+    modes = {part["sampling"].get("safety", "off") for part in generated(manifest)}
+    if len(modes) > 1:
+        return (
+            "The parts of this set were treated differently: `dataset.json` has the `safety` of each, and an image that "
+            "a checker has looked at has `flagged` in its JSON. Unwanted content may be among the others."
+        )
+    (mode,) = modes
     if mode == "off":
         return "No safety checker has looked at these images. Unwanted content may be among them."
     limits = "Such checkers miss content and flag harmless images; they know a fixed list of sexual concepts and no other harm."
@@ -198,6 +223,10 @@ def _word(value: Any) -> str:
     if isinstance(value, Enum):
         return str(value.value)
     return json.dumps(value) if isinstance(value, list | tuple | dict) else str(value)
+
+
+def _models(manifest: Mapping[str, Any]) -> str:
+    return ", ".join(dict.fromkeys(str(part["model"]) for part in generated(manifest)))
 
 
 def _images(manifest: Mapping[str, Any], markers: Mapping[int, Mapping[str, Any]]) -> str:

@@ -69,6 +69,8 @@ MEANINGS = {
     "model_sha256": "Hash of all its files.",
     "attempt": "How often the image was made before and not kept, for its safety.",
     "flagged": "Whether the generator's safety checker flagged the image.",
+    "source": "Number of the data set that the image was merged from.",
+    "source_key": "Key of the image in that data set.",
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from synthclone.engines.command import run
-from synthclone.gen import shards, storage
+from synthclone.gen import card, shards, storage
 from synthclone.gen.manifest import start_dataset
 from synthclone.gen.shards import Dataset, Sample, Shard
 
@@ -59,6 +59,8 @@ def main(config: MergeConfig) -> None:
                 shards.write_shard(target, number, rewritten(sources[i], shard, i, first, labels), provenance)
             first += shard.count
             bar.update(shard.count)
+    if all("sampling" in part for part in card.generated(manifest)):  # the card is one of synthetic images
+        card.write_card(target, manifest, shards.markers(target, target.sizes()))
     print(f"{config.output}: {first} images of {len(classes)} classes in {len(parts)} shards")
 
 
@@ -145,6 +147,7 @@ def describe(sources: Sequence[Dataset], classes: list[dict[str, Any]]) -> dict[
     image_sizes = [source.manifest.get("image_size") for source in sources]
     same_size = all(size is not None and size == image_sizes[0] for size in image_sizes)
     return {
+        "name": " + ".join(dict.fromkeys(str(source.manifest.get("name", source.storage.url)) for source in sources)),
         "num_images": sum(source.num_images for source in sources),
         "num_shards": sum(len(source.shards) for source in sources),
         **({"image_size": image_sizes[0]} if same_size else {}),

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from support import run_command
 
 from synthclone.gen import card, croissant, jpeg, shards, storage
+from synthclone.gen.merge import command as merge
 
 COMMAND = "synthclone generate --engines engines --classes digits"
 
 
-def write_dataset(url, *, model="gen/models/digits", safety=None, flagged=None):
+def write_dataset(url, *, model="gen/models/digits", safety=None, flagged=None, seed=0):
     """Two shards of three noise images, as `synthclone generate` leaves them."""
     target = storage.at(url)
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     manifest = {
         "name": "cranes", "command": COMMAND, "num_images": 6, "num_shards": 2, "shard_size": 3, "image_size": [16, 24],
         "classes": [
@@ -113,6 +115,27 @@ def test_safety_status(tmp_path, mode, flagged, sentence):
 def test_stable_diffusion_brings_its_licence(tmp_path):
     header, text = write_card(*write_dataset(tmp_path, model="CompVis/stable-diffusion-v1-4"))
     assert header["license"] == "creativeml-openrail-m" and "Attachment A" in text and "license_link" not in header
+
+
+def test_a_merged_set_tells_how_each_part_was_made(tmp_path):
+    """Two sets of other seeds and safety; and none where real images are among them."""
+    write_dataset(tmp_path / "a", model="CompVis/stable-diffusion-v1-4", safety="flag", flagged=(1, 0), seed=1)
+    write_dataset(tmp_path / "b", seed=2)
+    assert run_command(merge, tmp_path / "a", tmp_path / "b", "--output", tmp_path / "both") == 0
+    _, header, text = (tmp_path / "both" / "README.md").read_text().split("---\n", 2)
+    assert text.count(f"{COMMAND} --output DIR") == 2 and "Part 2 of 2, 6 images" in text
+    assert text.count("| seed | `7` |") == 2 and "12 images (16 x 24 pixels" in text and "4 shards" in text
+    assert "`CompVis/stable-diffusion-v1-4, gen/models/digits`" in text and "treated differently" in text
+    assert yaml.safe_load(header)["license"] == "other"
+    described = json.loads((tmp_path / "both" / "croissant.json").read_text())
+    assert {field["name"] for field in described["recordSet"][1]["field"]} <= croissant.MEANINGS.keys()
+    write_dataset(tmp_path / "real", seed=3)
+    target = storage.at(tmp_path / "real")
+    manifest = shards.read_manifest(target)
+    del manifest["sampling"]
+    shards.write_manifest(target, manifest)
+    assert run_command(merge, tmp_path / "b", tmp_path / "real", "--output", tmp_path / "mixed") == 0
+    assert not (tmp_path / "mixed" / "README.md").exists()
 
 
 def test_the_same_set_has_the_same_card_wherever_it_lies_and_shards_are_not_disturbed(tmp_path):
