@@ -1,4 +1,4 @@
-"""Images of a data set of shards or of an ImageFolder, in pieces whose content is known by a key.
+"""Images of a data set of shards (a folder or a URL) or of an ImageFolder, in pieces whose content is known by a key.
 
 A piece is a shard, or a run of files of a folder. Its key changes with its content: a shard's is the sha256 in its marker, a
 run's is made of names, sizes and times of change. What is computed from a piece (`feature_cache.py`) is kept under that key.
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from synthclone.eval.imagefolder import list_images
-from synthclone.gen import shards
+from synthclone.gen import shards, storage
 from synthclone.train.shard_index import Member, read_index
 
 FILES_PER_PIECE = 1024
@@ -42,45 +42,50 @@ class Piece:
     key: str
     count: int
     items: Callable[[], list[Item]]
-    """Lists the images; for a shard that reads their JSON."""
+    """Lists the images; for a shard that reads their JSON, and copies it here first if it lies in an object store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A set of labelled images."""
 
-    location: Path
+    location: str
+    """Folder or URL."""
     classes: tuple[str, ...]
     """Class keys in label order."""
     pieces: tuple[Piece, ...]
 
 
-def open_source(location: Path) -> Source:
+def open_source(location: str) -> Source:
     """A data set of shards if there is a `dataset.json`, else an ImageFolder.
 
     Raises:
         ValueError: neither, no images, or a shard that is not whole.
     """
-    return open_shards(location) if (location / shards.MANIFEST).is_file() else open_folder(location)
+    where = storage.at(location)
+    if where.local is None or shards.MANIFEST in where.sizes():
+        return open_shards(location)
+    return open_folder(where.local)
 
 
-def open_shards(location: Path) -> Source:
+def open_shards(location: str) -> Source:
     """The finished shards of a data set."""
     dataset = shards.read_dataset(location)
     pieces = [
-        Piece(key=shard.sha256, count=shard.count, items=partial(shard_items, shard, len(dataset.class_keys)))
+        Piece(key=shard.sha256, count=shard.count, items=partial(shard_items, dataset, shard))
         for shard in dataset.shards
     ]
     return Source(location=location, classes=tuple(dataset.class_keys), pieces=tuple(pieces))
 
 
-def shard_items(shard: shards.Shard, num_classes: int) -> list[Item]:
+def shard_items(dataset: shards.Dataset, shard: shards.Shard) -> list[Item]:
     """The samples of a shard, by its index.
 
     Raises:
         ValueError: a sample lacks a part, or its JSON has no valid label.
     """
-    items = []
+    dataset.fetch([shard])
+    items, num_classes = [], len(dataset.class_keys)
     with shard.tar.open("rb") as tar:
         for sample in read_index(shard.index):
             if not {"jpg", "json"} <= sample.keys():
@@ -130,7 +135,7 @@ def open_folder(location: Path) -> Source:
     pieces = [
         Piece(key=run_key(location, images.classes, run), count=len(run), items=partial(list, run)) for run in runs
     ]
-    return Source(location=location, classes=images.classes, pieces=tuple(pieces))
+    return Source(location=str(location), classes=images.classes, pieces=tuple(pieces))
 
 
 def run_key(location: Path, classes: tuple[str, ...], run: list[Item]) -> str:

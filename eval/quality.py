@@ -34,9 +34,9 @@ from synthclone.export.resnet import Arch
 class QualityConfig:
     """Measure how near a synthetic data set is to real images."""
 
-    synthetic: Path
-    """Data set of shards, or an ImageFolder."""
-    real: Path
+    synthetic: str
+    """Data set of shards, a folder or a URL (s3://, gs://, hf://), or an ImageFolder."""
+    real: str
     """ImageFolder of real images with the same class keys, or a data set of shards."""
     features: Path
     """Whose features: a checkpoint as `synthclone eval` reads it, or a folder of a CLIPModel (safetensors)."""
@@ -109,8 +109,8 @@ def measure_quality(config: QualityConfig) -> dict[str, Any]:
     }
     return {
         "what": "quality",
-        "synthetic": str(config.synthetic),
-        "real": str(config.real),
+        "synthetic": config.synthetic,
+        "real": config.real,
         "checkpoint": extractor.name,
         "checkpoint_sha256": extractor.sha256,
         "arch": extractor.metadata.arch,

@@ -92,7 +92,12 @@ def clip(tmp_path_factory) -> Path:
 def config(synthetic, real, checkpoint, tmp_path):
     """A configuration, with changes."""
     base = {"synthetic": synthetic, "real": real, "features": checkpoint, "output": tmp_path / "quality.json"}
-    return lambda **changes: QualityConfig(**(base | {"num_threads": 1, "kid_subsets": 5} | changes))
+
+    def with_changes(**changes):
+        options = base | {"num_threads": 1, "kid_subsets": 5} | changes
+        return QualityConfig(**options | {name: str(options[name]) for name in ("synthetic", "real")})
+
+    return with_changes
 
 
 def test_whole_command(synthetic, real, checkpoint, clip, tmp_path, capsys):
@@ -120,7 +125,7 @@ def test_features_are_those_of_eval(real, checkpoint, tmp_path):
     model, metadata = load_checkpoint(checkpoint)
     options = {"batch_size": 16, "num_threads": 1}
     expected = run_network(network_scorer(model, CPU), metadata, real, (), device=CPU, **options)
-    got = compute_features(open_source(real), open_extractor(checkpoint, None, CPU), tmp_path, **options)
+    got = compute_features(open_source(str(real)), open_extractor(checkpoint, None, CPU), tmp_path, **options)
     assert got.labels_N.tolist() == expected.labels_N.tolist()
     np.testing.assert_allclose(got.rows(CPU).tensor().numpy(), expected.features_NF, rtol=1e-4, atol=1e-5)
 
@@ -131,6 +136,21 @@ def test_a_set_against_itself(config, synthetic):
     assert row["fid"] == pytest.approx(0, abs=1e-6)
     assert row["kid"] < 0  # unbiased: the pairs of equal images raise only the term between the sets
     assert (row["precision"], row["recall"], row["coverage"]) == (1, 1, 1)
+
+
+def test_a_set_at_a_url_is_copied_here_shard_by_shard(config, synthetic, tmp_path, monkeypatch):
+    """And not at all where the features are kept already."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    there = storage.at("memory://quality/set")
+    for path in synthetic.iterdir():
+        there.write(path.name, path.read_bytes())
+    remote = measure_quality(config(synthetic=there.url))
+    assert remote["overall"] == measure_quality(config())["overall"]
+    copied = tmp_path / "home" / ".cache" / "synthclone" / "shards"
+    assert len(list(copied.glob("*.tar"))) == 3
+    shutil.rmtree(copied)
+    assert measure_quality(config(synthetic=there.url))["num_computed"]["synthetic"] == 0
+    assert not copied.exists()
 
 
 def test_the_cache_goes_on_where_it_was_interrupted(config, monkeypatch):
