@@ -67,6 +67,8 @@ setup(
             "s3fs>=2024.6",
             "boto3>=1.34",
             "moto[s3]>=5",
+            "gcsfs>=2024.6",
+            "gcp-storage-emulator>=2024.8",
             "flask>=3",
             "flask-cors>=5",
             "webdataset>=1.0",

@@ -11,9 +11,7 @@ unbroken run, for an image depends on nothing but its class, its serial number a
 """
 
 import sys
-from collections.abc import Sequence, Set
-
-from tqdm import tqdm
+from collections.abc import Sequence
 
 from synthclone.engines import backend
 from synthclone.engines.command import run
@@ -22,6 +20,7 @@ from synthclone.gen.config import PRESETS, GenerateConfig, make_plan
 from synthclone.gen.launch import Launch
 from synthclone.gen.local_workers import generate_locally
 from synthclone.gen.plan import Plan
+from synthclone.gen.progress import WorkerProgress, image_bar
 from synthclone.gen.ray_workers import generate_on_ray
 from synthclone.gen.shard_queue import ShardQueue
 from synthclone.gen.tokens import load_tokenizer, warn_of_long_prompts
@@ -45,8 +44,8 @@ def generate(config: GenerateConfig, plan: Plan, launch: Launch) -> None:
         storage.sweep(target)
         finished = shards.finished(target)
         todo = [number for number in range(plan.num_shards) if number not in finished]
-        with progress(plan, set(range(plan.num_shards)), finished) as bar:
-            distribute(config, plan, ShardQueue(todo, retries=config.retries), bar)
+        with image_bar(plan, set(range(plan.num_shards)), finished) as bar:
+            distribute(config, plan, ShardQueue(todo, retries=config.retries), WorkerProgress(bar))
     target = storage.at(config.output)
     markers = shards.markers(target, target.sizes())
     if len(markers) == plan.num_shards:  # else other ranks are still at work
@@ -61,7 +60,7 @@ def generate_here(config: GenerateConfig, plan: Plan, launch: Launch) -> None:
     storage.sweep(maker.target)
     mine = set(range(launch.rank, plan.num_shards, launch.world_size))
     finished = shards.finished(maker.target) & mine
-    with progress(plan, mine, finished, place=launch.local_rank) as bar:
+    with image_bar(plan, mine, finished, place=launch.local_rank) as bar:
         maker.on_images = bar.update
         for _ in maker.make(sorted(mine - finished)):
             pass
@@ -69,12 +68,6 @@ def generate_here(config: GenerateConfig, plan: Plan, launch: Launch) -> None:
         spans = recorded.collect()
         timeline.write_trace(spans, config.profile)
         print(timeline.table(spans), file=sys.stderr)
-
-
-def progress(plan: Plan, numbers: Set[int], finished: Set[int], place: int = 0) -> tqdm:
-    """A bar over the images of shards, those of finished ones already counted."""
-    total, initial = (sum(len(plan.shard_indices(number)) for number in some) for some in (numbers, finished))
-    return tqdm(total=total, initial=initial, desc="generate", unit="image", position=place)
 
 
 def command(argv: Sequence[str] | None = None) -> int:

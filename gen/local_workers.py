@@ -4,7 +4,7 @@ A worker asks for the next shard when the images of its earlier ones are all und
 shards. Told that there is none, it finishes what it has and waits: a lost worker may leave it more. Workers talk to the
 supervisor through a pipe each; one that dies by any cause closes its pipe, and a new one takes its place.
 
-    worker -> supervisor   ("ready", images a batch) ("next", None) ("images", count) ("done", number) ("mistake", text)
+    worker -> supervisor   ("ready", None) ("next", None) ("images", how many so far) ("done", number) ("mistake", text)
     supervisor -> worker   a shard's number, FLUSH, or STOP
 """
 
@@ -18,24 +18,23 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tqdm import tqdm
-
 from synthclone.engines.command import USER_MISTAKES
 from synthclone.gen.config import GenerateConfig
 from synthclone.gen.plan import Plan
+from synthclone.gen.progress import WorkerProgress
 from synthclone.gen.shard_queue import ShardQueue
 
 FLUSH, STOP = -1, -2
 
 
-def generate_locally(config: GenerateConfig, plan: Plan, queue: ShardQueue, bar: tqdm) -> None:
+def generate_locally(config: GenerateConfig, plan: Plan, queue: ShardQueue, progress: WorkerProgress) -> None:
     """Make the queue's shards with `config.workers` processes.
 
     Raises:
         ValueError: what a worker found wrong with the options, the engines or the data set.
         WorkersLostError: workers die again and again.
     """
-    supervisor = Supervisor(config, plan, queue, bar)
+    supervisor = Supervisor(config, plan, queue, progress)
     try:
         supervisor.run()
     finally:
@@ -51,19 +50,15 @@ class Worker:
     connection: Connection
     wants: bool = False
     """Has asked for a shard and got none."""
-    images: int = 0
-    """Out of its U-Net, in finished shards or not."""
-    finished_images: int = 0
 
 
 class Supervisor:
     """Starts workers, answers them, and replaces those that die."""
 
-    def __init__(self, config: GenerateConfig, plan: Plan, queue: ShardQueue, bar: tqdm) -> None:
-        self.config, self.plan, self.queue, self.bar = config, plan, queue, bar
+    def __init__(self, config: GenerateConfig, plan: Plan, queue: ShardQueue, progress: WorkerProgress) -> None:
+        self.config, self.plan, self.queue, self.progress = config, plan, queue, progress
         self.count = config.workers or num_gpus() or 1
         self.workers: list[Worker] = []
-        self.deaths = 0
 
     def run(self) -> None:
         """Until every shard is done. The first worker starts the data set; the others follow when it has."""
@@ -81,16 +76,16 @@ class Supervisor:
     def _hear(self, worker: Worker, kind: str, value: Any) -> None:
         if kind == "mistake":
             raise ValueError(value)
-        if kind == "ready" and len(self.workers) < self.count and worker.place == 0:
-            for place in range(1, self.count):
-                self._start(place)
+        if kind == "ready":
+            self.progress.ready(worker.place)
+            if worker.place == 0 and len(self.workers) < self.count:
+                for place in range(1, self.count):
+                    self._start(place)
         elif kind == "images":
-            worker.images += value
-            self.bar.update(value)
-            self.bar.set_postfix(self._postfix())
+            self.progress.made(worker.place, value)
         elif kind == "done":
             self.queue.done(worker, value)
-            worker.finished_images += len(self.plan.shard_indices(value))
+            self.progress.finished(worker.place, len(self.plan.shard_indices(value)))
         elif kind == "next":
             worker.wants = True
         for waiting in self.workers:
@@ -103,16 +98,11 @@ class Supervisor:
         worker.wants = False
         worker.connection.send(number)
 
-    def _postfix(self) -> dict[str, Any]:
-        images = {f"worker {worker.place}": worker.images for worker in self.workers}
-        return images | ({"workers lost": self.deaths} if self.deaths else {})
-
     def _replace(self, worker: Worker) -> None:
         worker.process.join()
         worker.connection.close()
         self.workers.remove(worker)
-        self.deaths += 1
-        self.bar.update(worker.finished_images - worker.images)
+        self.progress.died(worker.place)
         self.queue.lost(worker, f"exit code {worker.process.exitcode}")
         self._start(worker.place)
 
@@ -160,8 +150,8 @@ def work(config: GenerateConfig, plan: Plan, place: int, count: int, connection:
         device = backend.pick_device(launch.device(config.device))
         if device.type == "cpu":
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
-        maker = open_maker(config, plan, device, on_images=lambda images: link.tell("images", images))
-        link.tell("ready", maker.sampler.batch)
+        maker = open_maker(config, plan, device, on_images=link.count)
+        link.tell("ready", None)
         while not link.stopped:
             for number in maker.make(link.orders()):
                 link.tell("done", number)
@@ -177,11 +167,17 @@ class Link:
     def __init__(self, connection: Connection) -> None:
         self.connection, self.lock = connection, threading.Lock()
         self.stopped = self.flushed = False
+        self.images = 0
 
     def tell(self, kind: str, value: Any) -> None:
         """Send a message."""
         with self.lock:
             self.connection.send((kind, value))
+
+    def count(self, images: int) -> None:
+        """Tell how many images have come out of the U-Net, with these."""
+        self.images += images
+        self.tell("images", self.images)
 
     def orders(self) -> Iterator[int]:
         """Shard numbers, asked for one by one until there is nothing more to begin."""

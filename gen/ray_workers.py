@@ -11,18 +11,19 @@ import logging
 import os
 from typing import Any
 
-from tqdm import tqdm
-
 from synthclone.engines.command import USER_MISTAKES
 from synthclone.gen.config import GenerateConfig
 from synthclone.gen.plan import Plan
+from synthclone.gen.progress import WorkerProgress
 from synthclone.gen.shard_queue import ShardQueue
 
 SHARDS_AT_A_TIME = 2
 """So that most batches are full across shards, and a loss costs little."""
+POLL_S = 1.0
+"""How often actors are asked for their progress."""
 
 
-def generate_on_ray(config: GenerateConfig, plan: Plan, queue: ShardQueue, bar: tqdm) -> None:
+def generate_on_ray(config: GenerateConfig, plan: Plan, queue: ShardQueue, progress: WorkerProgress) -> None:
     """Make the queue's shards with `config.workers` actors.
 
     Raises:
@@ -41,36 +42,56 @@ def generate_on_ray(config: GenerateConfig, plan: Plan, queue: ShardQueue, bar: 
             raise ValueError(f"no Ray cluster at {address}; start one with `ray start --head`") from error
     gpus = int(ray.cluster_resources().get("GPU", 0))
     count = config.workers or gpus or 1
-    make_actor = ray.remote(num_gpus=1 if gpus else 0, max_restarts=0)(Maker).remote
+    # A second thread, to tell the progress while the first one works.
+    actors = ray.remote(Maker).options(num_gpus=1 if gpus else 0, max_restarts=0, max_concurrency=2)
     busy: dict[Any, tuple[int, list[int], Any]] = {}
-    lost = 0
+    asked: dict[Any, int] = {}
+
+    def start(place: int) -> Any:
+        progress.ready(place)
+        return actors.remote(config, plan)
 
     def give(place: int, actor: Any) -> None:
         numbers = [number for _ in range(SHARDS_AT_A_TIME) if (number := queue.take(place)) is not None]
         if numbers:
             busy[actor.make.remote(numbers)] = (place, numbers, actor)
 
+    def ask() -> None:
+        """Take in the answers to the last round's questions; whoever has answered is asked again."""
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0) if asked else ([], [])
+        for question in answered:
+            place = asked.pop(question)
+            try:
+                progress.made(place, ray.get(question))
+            except ray.exceptions.RayActorError:
+                continue  # its task will tell
+        silent = {place for place, _, _ in busy.values()} - set(asked.values())
+        asked.update({actor.num_images.remote(): place for place, _, actor in busy.values() if place in silent})
+
     try:
         for place in range(count):
             if not queue.empty:
-                give(place, make_actor(config, plan))
+                give(place, start(place))
         while busy:
-            (task, *_), _ = ray.wait(list(busy), num_returns=1)
-            place, numbers, actor = busy.pop(task)
-            try:
-                mistake = ray.get(task)
-            except ray.exceptions.RayActorError as error:
-                lost += 1
-                bar.set_postfix({"workers lost": lost})
-                queue.lost(place, str(error).splitlines()[0])
-                actor = make_actor(config, plan)
-            else:
-                if mistake is not None:
-                    raise ValueError(mistake)
-                for number in numbers:
-                    queue.done(place, number)
-                    bar.update(len(plan.shard_indices(number)))
-            give(place, actor)
+            done, _ = ray.wait(list(busy), num_returns=1, timeout=POLL_S)
+            ask()
+            for task in done:
+                place, numbers, actor = busy.pop(task)
+                try:
+                    mistake = ray.get(task)
+                except ray.exceptions.RayActorError as error:
+                    progress.died(place)
+                    for question in [question for question, whose in asked.items() if whose == place]:
+                        del asked[question]
+                    queue.lost(place, str(error).splitlines()[0])
+                    actor = start(place)
+                else:
+                    if mistake is not None:
+                        raise ValueError(mistake)
+                    for number in numbers:
+                        queue.done(place, number)
+                        progress.finished(place, len(plan.shard_indices(number)))
+                give(place, actor)
     finally:
         for _, _, actor in busy.values():
             ray.kill(actor)
@@ -82,6 +103,7 @@ class Maker:
     def __init__(self, config: GenerateConfig, plan: Plan) -> None:
         self.config, self.plan = config, plan
         self.maker: Any = None
+        self._images = 0
 
     def make(self, numbers: list[int]) -> str | None:
         """Make shards; returns the text of a user's mistake, or None.
@@ -93,9 +115,17 @@ class Maker:
 
         try:
             if self.maker is None:
-                self.maker = open_maker(self.config, self.plan, backend.pick_device(self.config.device))
+                device = backend.pick_device(self.config.device)
+                self.maker = open_maker(self.config, self.plan, device, on_images=self._count)
             for _ in self.maker.make(numbers):
                 pass
         except USER_MISTAKES as error:
             return " ".join(str(error).split())
         return None
+
+    def _count(self, images: int) -> None:
+        self._images += images
+
+    def num_images(self) -> int:
+        """Images that have come out of the U-Net."""
+        return self._images

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+NO_BUCKET = "there is no such bucket; create it first, or correct the name"
 TRIES = 8
 BASE_S = 0.1
 LONGEST_S = 20.0
@@ -80,7 +81,7 @@ def _mend(error: BaseException) -> str | None:
                 "`gcloud auth application-default login` (gs), or set HF_TOKEN (hf)"
             )
         if code == "NoSuchBucket" or "bucket does not exist" in str(cause):
-            return "there is no such bucket; create it first, or correct the name"
+            return NO_BUCKET
         if isinstance(cause, PermissionError) or status in {401, 403}:
             return f"access denied ({cause}); check the credentials and the bucket's policy"
     return None

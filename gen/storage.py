@@ -103,7 +103,10 @@ class Storage:
         if folder is not None:
             files.write_bytes(folder / name, data)
         else:
-            self._do("write", name, lambda: self.system.pipe_file(self.path(name), data))
+            try:
+                self._do("write", name, lambda: self.system.pipe_file(self.path(name), data))
+            except FileNotFoundError as error:  # object stores have no folders that could be missing
+                raise ValueError(f"cannot write {self.url}/{name}: {retry.NO_BUCKET}") from error
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write JSON, indented, with a final newline."""

@@ -4,7 +4,7 @@
         env = s3.environment          # AWS_ENDPOINT_URL and credentials, which s3fs and botocore honour
         location = f"{s3.bucket}/set" # s3://bucket/set
 
-The faults come from a seeded generator. A request fails before the server has seen it or, for one fault in four, after
+The faults come from a seeded generator, as many of every ten requests as asked for. A request fails before the server has seen it or, for one fault in four, after
 it has done its work and before the client hears of it: an answer that is lost is the harder case.
 """
 
@@ -27,7 +27,7 @@ class FaultyS3:
 
     endpoint: str
     rate: float
-    """Share of the requests that fail; may be changed at any time."""
+    """Share of the requests that fail, in whole tenths: so many of each ten; may be changed at any time."""
     requests: int = 0
     faults: int = 0
     log: list[tuple[str, str]] = field(default_factory=list)
@@ -53,6 +53,17 @@ class FaultyS3:
 def make_handler(server_port: int, state: FaultyS3, chance: random.Random) -> type[BaseHTTPRequestHandler]:
     """The proxy's handler of one connection."""
     lock = threading.Lock()
+    ahead: list[bool] = []
+    """Which of the next requests fail."""
+    ahead_rate = state.rate
+
+    def fails() -> bool:
+        nonlocal ahead_rate
+        if not ahead or ahead_rate != state.rate:
+            ahead_rate, faults = state.rate, round(10 * state.rate)
+            ahead[:] = [True] * faults + [False] * (10 - faults)
+            chance.shuffle(ahead)
+        return ahead.pop()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -77,7 +88,7 @@ def make_handler(server_port: int, state: FaultyS3, chance: random.Random) -> ty
             with lock:
                 state.requests += 1
                 state.log.append((self.command, self.path))
-                faulty = chance.random() < state.rate
+                faulty = fails()
                 kind = chance.choice(["500", "503", "cut", "lost"]) if faulty else ""
                 state.faults += faulty
             if kind in {"500", "503"}:
