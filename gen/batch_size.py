@@ -1,12 +1,15 @@
 """The largest batch that fits into memory, found by trying: doubled until it does not fit, then halved in between.
 
-A trial runs the U-Net (with guidance's doubled rows) and the decoder once, and looks at the most memory that they took
-beyond what was taken before.
+A trial opens the engines, runs the U-Net (with guidance's doubled rows) and the decoder once, and looks at the most memory
+that was taken beyond what was taken before. Each has engines of its own, because runtimes keep what they once took.
 """
 
+import ctypes
+import gc
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -39,33 +42,41 @@ def largest_batch(fits: Callable[[int], bool], smallest: int, largest: int) -> i
     return good
 
 
-def fitting_batch(pipeline: Pipeline, limit_bytes: float, *, guided: bool, pixels: dict[str, int]) -> int:
-    """The most images per batch whose calls take at most `limit_bytes`.
+def fitting_batch(
+    open_engines: Callable[[], Pipeline], limit_bytes: float, *, guided: bool, height: int, width: int
+) -> int:
+    """The most images per batch with which the engines, weights and all, take at most `limit_bytes`.
 
     Raises:
         ValueError: not even the engines' smallest batch fits.
     """
-    unet, decoder = pipeline.unet, pipeline.vae_decoder
+    pipeline = open_engines()
+    span, pixels, device = (
+        pipeline.vae_decoder.spec.ranges["batch"],
+        pipeline.pixels(height, width),
+        pipeline.device,
+    )
+    del pipeline
 
     def fits(batch: int) -> bool:
-        """Whether one U-Net call and one decoder call stay below the limit."""
-        rows = 2 * batch if guided else batch
+        """Whether engines that make one U-Net call and one decoder call stay below the limit."""
 
         def run() -> None:
-            for engine, count in ((unet, rows), (decoder, batch)):
+            pipeline = open_engines()
+            rows = 2 * batch if guided else batch
+            for engine, count in ((pipeline.unet, rows), (pipeline.vae_decoder, batch)):
                 sizes = {**engine.spec.sizes("optimum"), **pixels, "batch": count}
                 inputs = engine.spec.sample(sizes, seed=0)
-                engine(**{name: value.to(pipeline.device) for name, value in inputs.items()})
+                engine(**{name: value.to(device) for name, value in inputs.items()})
 
         try:
-            taken = memory_taken(run, pipeline.device)
+            taken = memory_taken(run, device)
         except TOO_MUCH as error:
             print(f"batch {batch}: {error}", file=sys.stderr)
             return False
         print(f"batch {batch}: {taken / 2**30:.2f} GiB", file=sys.stderr)
         return taken <= limit_bytes
 
-    span = decoder.spec.ranges["batch"]
     return largest_batch(fits, span.minimum, span.maximum)
 
 
@@ -76,6 +87,9 @@ def memory_taken(run: Callable[[], None], device: torch.device) -> int:
 
 def _taken_on_host(run: Callable[[], None]) -> int:
     """By the kernel's own high-water mark of this process (proc(5): "5" in clear_refs brings it down to what is resident)."""
+    gc.collect()
+    with suppress(AttributeError):  # glibc's; what its heap has free would be taken again without a trace
+        ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _process_bytes("VmHWM")
     run()
@@ -94,6 +108,7 @@ def _taken_on_gpu(run: Callable[[], None], device: torch.device) -> int:
         free, total = torch.cuda.mem_get_info(device)
         return total - free
 
+    gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     before = most = taken()

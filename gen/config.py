@@ -106,7 +106,7 @@ class GenerateConfig(DatasetOptions):
     safety_checker: Path | None = None
     """Diffusers folder whose safety checker is used; None takes the checkpoint that the engines were built from."""
     memory_limit: float = 0.0
-    """GiB that the engines' calls may take; the largest batch that fits is found by trial. 0 takes what --batch says."""
+    """GiB that the engines may take, weights and all; the largest batch that fits is found by trial. 0 takes --batch."""
     distributor: Literal["none", "local", "ray"] = "none"
     """none: this process, or its share under torchrun or srun; local: processes of this machine; ray: a Ray cluster."""
     workers: int = 0

@@ -36,7 +36,15 @@ def open_maker(
         ValueError: options that the engines do not take, or another data set in the output folder.
         EngineError: no engines, or not for this machine.
     """
-    timeline = timeline or Timeline()
+    timeline, found = timeline or Timeline(), 0
+    if config.memory_limit:
+        found = fitting_batch(
+            lambda: open_pipeline(config.engines, device),
+            config.memory_limit * 2**30,
+            guided=config.guidance != 1,
+            height=config.height,
+            width=config.width,
+        )
     pipeline = open_pipeline(config.engines, device)
     if config.batch > pipeline.max_batch:
         raise ValueError(
@@ -47,10 +55,7 @@ def open_maker(
         checker = safety.open_checker(config.safety_checker or Path(pipeline.info["model_folder"]), device)
         review = safety.reviewer(checker, config.safety)
     target = storage.at(config.output)
-    batch = config.batch or recorded_batch(target) or pipeline.max_batch
-    if config.memory_limit:
-        sizes = pipeline.pixels(config.height, config.width)
-        batch = fitting_batch(pipeline, config.memory_limit * 2**30, guided=config.guidance != 1, pixels=sizes)
+    batch = found or config.batch or recorded_batch(target) or pipeline.max_batch
     sampler = make_sampler(config, pipeline, min(batch, plan.num_images), timeline)
     manifest = describe(config, plan, pipeline, sampler.batch)
     start_dataset(target, manifest)

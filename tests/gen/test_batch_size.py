@@ -29,11 +29,17 @@ def test_the_largest_that_fits(smallest, more, limit):
 
 
 def test_memory_taken_is_the_most_at_a_time():
+    for size, count in ((30, 4), (20, 6)):  # the first are mapped, and freeing them sends the others to the heap
+        freed = [np.ones(size * 2**20, dtype=np.uint8) for _ in range(count)]
+        above = np.ones(200_000, dtype=np.uint8)  # so the heap does not shrink: it has 120 MiB free, and resident
+        del freed
+
     def take():
         for _ in range(3):
             np.ones(40 * 2**20, dtype=np.uint8).sum()  # 40 MiB, given back each time
 
     assert 30 * 2**20 < memory_taken(take, torch.device("cpu")) < 90 * 2**20
+    assert len(above)
 
 
 def test_an_engine_that_runs_out_of_memory_does_not_fit(pipeline, monkeypatch, capsys):
@@ -45,8 +51,8 @@ def test_an_engine_that_runs_out_of_memory_does_not_fit(pipeline, monkeypatch, c
         return call(self, **inputs)
 
     monkeypatch.setattr(type(pipeline.unet), "__call__", run_out)
-    assert fitting_batch(pipeline, 2**40, guided=True, pixels={}) == 3
-    assert fitting_batch(pipeline, 2**40, guided=False, pixels={}) == 6
+    assert fitting_batch(lambda: pipeline, 2**40, guided=True, height=0, width=0) == 3
+    assert fitting_batch(lambda: pipeline, 2**40, guided=False, height=0, width=0) == 6
     assert "no room for 7 rows" in capsys.readouterr().err
 
 
