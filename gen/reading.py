@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from synthclone.gen import retry, shards
+from synthclone.gen import retry, shards, well_formed
 from synthclone.gen.shards import Sample
 from synthclone.gen.storage import Storage
 
@@ -25,12 +25,15 @@ def samples(source: Storage, number: int) -> Iterator[Sample]:
     """The samples of a shard in order; whoever stops early has read only the beginning.
 
     Raises:
-        ValueError: the tar is missing or damaged, or not one that this project writes.
+        ValueError: the tar is missing or damaged, or not one that this project writes; or a sample is not well formed.
     """
     name = shards.file_names(number)[0]
     try:
         with source.system.open(source.path(name), "rb") as file:
-            yield from shards.unpack_stream(file)
+            for sample in shards.unpack_stream(file):
+                if fault := well_formed.sample_fault(sample.key, sample.fields):
+                    raise ValueError(f"sample {sample.key!r} {fault}")
+                yield sample
     except FileNotFoundError as error:
         raise ValueError(f"{source.url}/{name} does not exist") from error
     except ValueError as error:

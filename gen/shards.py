@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from synthclone.engines.files import write_bytes
-from synthclone.gen import storage
+from synthclone.gen import storage, well_formed
 from synthclone.gen.storage import Storage
 
 FORMAT = 1
@@ -122,20 +122,6 @@ def pack(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[bytes, byt
     return buffer.getvalue(), "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode(), len(lines)
 
 
-def index_of(tar_bytes: bytes) -> bytes:
-    """DALI's index of a tar, from the tar alone.
-
-    Raises:
-        tarfile.TarError: it is damaged.
-    """
-    lines: dict[str, list[str]] = {}
-    with tarfile.open(fileobj=io.BytesIO(tar_bytes), mode="r:") as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            lines.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
-    return "\n".join([f"v1.2 {len(lines)}", *(" ".join(entries) for entries in lines.values()), ""]).encode()
-
-
 def unpack(tar_bytes: bytes) -> Iterator[Sample]:
     """The samples of a shard's tar, in order; see `unpack_stream`."""
     return unpack_stream(io.BytesIO(tar_bytes))
@@ -157,10 +143,7 @@ def unpack_stream(stream: IO[bytes]) -> Iterator[Sample]:
                 if extension == "jpg" and jpeg is None:
                     jpeg = key, data
                 elif extension == "json" and jpeg is not None and jpeg[0] == key:
-                    fields = json.loads(data)
-                    if not isinstance(fields, dict):
-                        raise ValueError(f"{member.name} is no JSON object")
-                    yield Sample(key=key, jpeg=jpeg[1], fields=fields)
+                    yield Sample(key=key, jpeg=jpeg[1], fields=_parse(member.name, data))
                     jpeg = None
                 else:
                     raise ValueError(f"{member.name} stands where KEY.jpg and then KEY.json are due")
@@ -168,6 +151,16 @@ def unpack_stream(stream: IO[bytes]) -> Iterator[Sample]:
                 raise ValueError(f"{jpeg[0]}.json is missing")
     except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
         raise ValueError(f"the tar is damaged: {error}") from error
+
+
+def _parse(name: str, data: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is no JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{name} is no JSON object")
+    return fields
 
 
 def markers(source: Storage, sizes: Mapping[str, int]) -> dict[int, dict[str, Any]]:
@@ -185,10 +178,10 @@ def read_marker(source: Storage, number: int) -> dict[str, Any]:
         ValueError: it is damaged.
     """
     name = file_names(number)[2]
-    marker = source.read_json(name)
-    if not isinstance(marker, dict) or not {"count", "bytes", "sha256"} <= set(marker):
+    marker: dict[str, Any] = source.read_json(name)
+    if fault := well_formed.fault(marker, well_formed.MARKER):
         raise ValueError(
-            f"{source.url}/{name} is damaged (no count, bytes, sha256); delete it and run generation again"
+            f"{source.url}/{name} is damaged: it {fault}; delete it and run again the command that made the data set"
         )
     return marker
 
@@ -220,8 +213,12 @@ def read_manifest(source: Storage) -> dict[str, Any]:
             f"{source.url} is no data set: it has no {MANIFEST}; make one with `synthclone generate --output {source.url}`"
         )
     manifest: dict[str, Any] = source.read_json(MANIFEST)
-    if manifest.get("format") != FORMAT:
+    if isinstance(manifest, dict) and manifest.get("format") != FORMAT:
         raise ValueError(f"{source.url}/{MANIFEST} has format {manifest.get('format')}; this version reads {FORMAT}")
+    if fault := well_formed.manifest_fault(manifest):
+        raise ValueError(
+            f"{source.url}/{MANIFEST} is damaged: it {fault}; delete it and run again the command that made it"
+        )
     return manifest
 
 
@@ -259,19 +256,39 @@ def read_samples(source: Dataset, shard: Shard) -> Iterator[Sample]:
     """A finished shard's samples, read from where the data set lies and held against the marker's sha256.
 
     Raises:
-        ValueError: the tar is not the one that its marker knows, or no shard at all.
+        ValueError: the tar is not the one that its marker knows, or no shard at all, or a sample's key or JSON is not
+            well formed or of a class that the manifest does not list; the message names shard and sample.
     """
-    name = file_names(shard.number)[0]
-    data = source.storage.read(name)
-    if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise ValueError(
-            f"{source.storage.url}/{name} does not have the sha256 of its marker; "
-            f"`synthclone verify {source.storage.url}` tells more"
-        )
+    url, name = source.storage.url, file_names(shard.number)[0]
+    data, keys = source.storage.read(name), set(source.class_keys)
     try:
-        yield from unpack(data)
+        if hashlib.sha256(data).hexdigest() != shard.sha256:
+            raise ValueError("it does not have the sha256 of its marker")
+        for sample in unpack(data):
+            if fault := well_formed.sample_fault(sample.key, sample.fields):
+                raise ValueError(f"sample {sample.key!r} {fault}")
+            if sample.fields["class"] not in keys:
+                raise ValueError(
+                    f"sample {sample.key!r} has class {sample.fields['class']!r}, which is not in {MANIFEST}"
+                )
+            yield sample
     except ValueError as error:
-        raise ValueError(f"{source.storage.url}/{name}: {error}") from error
+        raise ValueError(f"{url}/{name}: {error}; `synthclone verify {url}` tells more") from error
+
+
+def open_whole(location: str) -> Dataset:
+    """A data set of which no shard is missing.
+
+    Raises:
+        ValueError: it is not finished, or no data set.
+    """
+    source = read_dataset(location)
+    expected = source.manifest.get("num_images", source.num_images)
+    if source.num_images != expected:
+        raise ValueError(
+            f"{location} has {source.num_images} of its {expected} images; run the command that makes it to the end first"
+        )
+    return source
 
 
 def digest_of(finished_shards: Iterable[Shard]) -> str:

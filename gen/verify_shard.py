@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import tarfile
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ def check_shard(
         return checked
     if len(samples) != marker["count"]:
         wrong(f"the tar holds {len(samples)} images; its marker says {marker.get('count')}")
-    if index != shards.index_of(data):
+    if index != index_of(data):
         wrong("the .idx does not fit the tar")
     if plan is not None and number < plan.num_shards and len(samples) != len(plan.shard_indices(number)):
         wrong(f"the tar holds {len(samples)} images; the plan says {len(plan.shard_indices(number))}")
@@ -134,3 +135,17 @@ def against_plan(sample: Sample, plan: Plan, number: int, position: int) -> str 
         if sample.fields.get(name) != value:
             return f"has {name} {sample.fields.get(name)!r}; the plan says {value!r}"
     return None if sample.key == f"{index:09d}" else f"should be {index:09d} by the plan"
+
+
+def index_of(tar_bytes: bytes) -> bytes:
+    """DALI's index of a tar, from the tar alone.
+
+    Raises:
+        tarfile.TarError: it is damaged.
+    """
+    lines: dict[str, list[str]] = {}
+    with tarfile.open(fileobj=io.BytesIO(tar_bytes), mode="r:") as tar:
+        for member in tar:
+            key, _, extension = member.name.partition(".")
+            lines.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
+    return "\n".join([f"v1.2 {len(lines)}", *(" ".join(entries) for entries in lines.values()), ""]).encode()

@@ -10,6 +10,14 @@ from synthclone.gen.shards import Sample
 
 ROOT = Path(__file__).parents[1]
 DIGITS_MODEL = ROOT / "gen" / "models" / "digits"
+MADE = {
+    "name": "set",
+    "command": "synthclone generate",
+    "model": "digits",
+    "engines": {"unet": "0123abcd"},
+    "versions": {"synthclone": "0.1.0"},
+}
+"""What the manifest of a generated set tells beside its sampling."""
 
 
 def run_command(command: Callable[[list[str]], int], *words: object) -> int:

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import pytest
-from support import make_samples, run_command
+from support import MADE, make_samples, run_command
 
 from synthclone.gen import export_dataset, shards, storage
 from synthclone.gen.export_dataset import command as export
@@ -15,7 +15,7 @@ def write(folder, keys=("k0", "k1"), first=0, sampling=None, name=None):
     """Two shards of six images, alternately of two classes."""
     target = storage.at(folder)
     classes = [{"key": key, "name": name or key, "label": i, "count": 6, "prompt": key} for i, key in enumerate(keys)]
-    extra = {"sampling": sampling} if sampling else {}
+    extra = {**MADE, "sampling": sampling} if sampling else {}
     shards.write_manifest(target, {"num_images": 12, "num_shards": 2, "image_size": 16, "classes": classes, **extra})
     for number in range(2):
         samples = [

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from support import run_command
+from support import MADE, run_command
 
 from synthclone.gen import jpeg, reading, shards, storage
 from synthclone.gen.preview import command as preview
@@ -28,9 +28,9 @@ def write_dataset(folder, variant, *, flagged=(), size=24, keys=tuple(NAMES), pe
         {"key": key, "name": NAMES[key], "label": i, "count": per_class, "prompt": f"{NAMES[key]} {variant}"}
         for i, key in enumerate(keys)
     ]
-    shards.write_manifest(
-        target, {"classes": classes, "sampling": {"prompt": variant, "guidance": 2.0, "solver": "ddim", "steps": 20}}
-    )
+    sampling = {"prompt": variant, "guidance": 2.0, "solver": "ddim", "steps": 20}
+    made = {**MADE, "num_images": per_class * len(keys), "sampling": sampling}
+    shards.write_manifest(target, {"classes": classes, **made})
     generator = np.random.default_rng(0)
     for number in range(per_class * len(keys) // shard_size):
         rows = []
