@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from synthclone.gen import shards
-from synthclone.gen.plan import Plan
-from synthclone.gen.shards import Sample
+from synthclone.gen import shards, well_formed
+from synthclone.gen.origin import Origin
 from synthclone.gen.storage import Storage
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises for truncated and malformed files, and for those that claim to be huge."""
 FLAT = 2
 """Grey levels that JPEG may put between the darkest and the brightest pixel of a channel of one colour."""
 
@@ -40,32 +42,37 @@ class Checked:
     problems: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     """Images of each class."""
+    counted: bool = False
+    """Whether those are all of its images: not where the tar cannot be read, or an image's JSON."""
+    keys: list[str] = field(default_factory=list)
+    """Of the images, in order."""
     digests: list[bytes] = field(default_factory=list)
-    """16 bytes of each image's pixels, in order; no bytes for what cannot be decoded or is flat, to be skipped."""
+    """16 bytes of each image's pixels; no bytes for what cannot be decoded or is flat, to be skipped."""
+
+    def wrong(self, shard: int, what: str, key: str | None = None) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(shard=shard, key=key, what=what))
 
 
 def check_shard(
-    source: Storage,
-    number: int,
-    marker: Mapping[str, Any],
-    manifest: Mapping[str, Any],
-    plan: Plan | None,
-    pool: Executor,
+    source: Storage, number: int, manifest: Mapping[str, Any], origin: Origin | None, pool: Executor
 ) -> Checked:
     """Read a shard; a shard that cannot be read is a problem, not an error."""
     checked = Checked()
-
-    def wrong(what: str, key: str | None = None) -> None:
-        checked.problems.append(Problem(shard=number, key=key, what=what))
-
+    wrong = partial(checked.wrong, number)
     tar_name, index_name, _ = shards.file_names(number)
     try:
-        data, index = source.read(tar_name), source.read(index_name)
+        marker = shards.read_marker(source, number)
+    except ValueError as error:
+        wrong(str(error))
+        return checked
+    try:
+        data = source.read(tar_name)
     except FileNotFoundError as error:
         wrong(f"a file is missing: {error}")
         return checked
     if len(data) != marker["bytes"]:
-        wrong(f"the tar has {len(data)} bytes; its marker says {marker.get('bytes')}")
+        wrong(f"the tar has {len(data)} bytes; its marker says {marker['bytes']}")
     elif hashlib.sha256(data).hexdigest() != marker["sha256"]:
         wrong("the tar's sha256 is not the marker's")
     try:
@@ -73,12 +80,16 @@ def check_shard(
     except ValueError as error:
         wrong(str(error))
         return checked
+    checked.counted = True
+    try:
+        if source.read(index_name) != index_of(data):
+            wrong("the .idx does not fit the tar")
+    except FileNotFoundError as error:
+        wrong(f"a file is missing: {error}")
     if len(samples) != marker["count"]:
-        wrong(f"the tar holds {len(samples)} images; its marker says {marker.get('count')}")
-    if index != index_of(data):
-        wrong("the .idx does not fit the tar")
-    if plan is not None and number < plan.num_shards and len(samples) != len(plan.shard_indices(number)):
-        wrong(f"the tar holds {len(samples)} images; the plan says {len(plan.shard_indices(number))}")
+        wrong(f"the tar holds {len(samples)} images; its marker says {marker['count']}")
+    if origin is not None and len(samples) != origin.num_images(number):
+        wrong(f"the tar holds {len(samples)} images; the plan says {origin.num_images(number)}")
     labels = {entry["key"]: label for label, entry in enumerate(manifest["classes"])}
     size = manifest.get("image_size")
     shape = tuple(size) if isinstance(size, list) else (size, size)
@@ -89,12 +100,17 @@ def check_shard(
             fault = f"is {found[0]} x {found[1]} pixels; the manifest says {shape[0]} x {shape[1]}"
         if fault is not None:
             wrong(fault, sample.key)
-        name = sample.fields.get("class")
-        if labels.get(name) != sample.fields.get("label") or name not in labels:
-            wrong(f"label {sample.fields.get('label')} and class {name!r} do not fit the class table", sample.key)
-        elif plan is not None and (fault := against_plan(sample, plan, number, position)):
+        if fault := well_formed.sample_fault(sample.key, sample.fields):
             wrong(fault, sample.key)
-        checked.counts[str(name)] += 1
+            checked.counted = False
+        else:
+            name, label = sample.fields["class"], sample.fields["label"]
+            if labels.get(name) != label:
+                wrong(f"label {label} and class {name!r} do not fit the class table", sample.key)
+            elif origin is not None and (fault := origin.fault(sample, number, position)):
+                wrong(fault, sample.key)
+            checked.counts[name] += 1
+        checked.keys.append(sample.key)
         checked.digests.append(digest)
     return checked
 
@@ -106,7 +122,7 @@ def look_at(jpeg: bytes) -> tuple[bytes, str | None, tuple[int, int]]:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(jpeg)) as image:
                 pixels_HWC = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for truncated and malformed files
+    except UNREADABLE as error:
         return b"", f"cannot be decoded: {' '.join(str(error).split())}", (0, 0)
     height, width = pixels_HWC.shape[:2]
     if np.ptp(pixels_HWC, axis=(0, 1)).max() <= FLAT:
@@ -114,27 +130,6 @@ def look_at(jpeg: bytes) -> tuple[bytes, str | None, tuple[int, int]]:
     digest = hashlib.blake2b(f"{height} {width}".encode(), digest_size=16)
     digest.update(pixels_HWC.tobytes())
     return digest.digest(), None, (height, width)
-
-
-def against_plan(sample: Sample, plan: Plan, number: int, position: int) -> str | None:
-    """How an image's key and JSON differ from the plan's at this place, or None."""
-    index = number * plan.shard_size + position
-    if index >= plan.num_images:
-        return "is not in the plan"
-    planned = plan.image(index)
-    expected: dict[str, Any] = {
-        "index": index,
-        "label": planned.label,
-        "class": planned.class_key,
-        "prompt": planned.prompt,
-        "serial": planned.serial,
-    }
-    if not sample.fields.get("attempt"):  # what was made anew for its safety has a seed derived from the plan's
-        expected["seed"] = planned.seed
-    for name, value in expected.items():
-        if sample.fields.get(name) != value:
-            return f"has {name} {sample.fields.get(name)!r}; the plan says {value!r}"
-    return None if sample.key == f"{index:09d}" else f"should be {index:09d} by the plan"
 
 
 def index_of(tar_bytes: bytes) -> bytes:

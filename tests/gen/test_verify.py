@@ -4,6 +4,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -11,8 +14,11 @@ from PIL import Image
 from support import make_samples, run_command
 
 from synthclone.gen import shards, storage
+from synthclone.gen import verify as verify_module
 from synthclone.gen.duplicates import Duplicates
 from synthclone.gen.generate import command as generate
+from synthclone.gen.merge import command as merge
+from synthclone.gen.noise import retry_seed
 from synthclone.gen.verify import command as verify
 
 OPTIONS = (
@@ -50,6 +56,14 @@ def encoded(image):
     return buffer.getvalue()
 
 
+def huge():
+    """A JPEG that claims to be of 65,535 x 65,535 pixels."""
+    data = bytearray(make_samples(1)[0].jpeg)
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = b"\xff" * 4
+    return bytes(data)
+
+
 def test_a_clean_set_passes(tmp_path, capsys):
     assert wrong(write(tmp_path / "set"), tmp_path) == []
     assert "nothing is wrong" in capsys.readouterr().out
@@ -62,14 +76,15 @@ def test_a_clean_set_passes(tmp_path, capsys):
         ({"jpeg": encoded(Image.new("RGB", (16, 16), (0, 0, 0)))}, "is of one colour, \\[0, 0, 0\\]"),
         ({"fields": {"label": 1, "class": "k0"}}, "label 1 and class 'k0' do not fit"),
         ({"fields": {"label": 9, "class": "k9"}}, "label 9 and class 'k9' do not fit"),
-        ({"jpeg": make_samples(2)[1].jpeg}, "has the same pixels as 000000001 of shard 000000"),
+        ({"jpeg": huge()}, "cannot be decoded: .*decompression bomb"),
+        ({"fields": {"label": 0, "class": ["k0"]}}, "has class \\['k0'\\] instead of a string"),
+        ({"fields": {"label": "0", "class": "k0"}}, "has label '0' instead of a whole number"),
+        ({"fields": {"label": 0}}, "has no class"),
     ],
 )
 def test_a_bad_image_is_named(tmp_path, change, message):
     rows = wrong(write(tmp_path / "set", lambda sample: dataclasses.replace(sample, **change)), tmp_path)
     assert rows[0][:2] == (1, "000000008")
-    import re
-
     assert re.search(message, rows[0][2])
 
 
@@ -83,28 +98,167 @@ def test_a_bad_image_is_named(tmp_path, change, message):
         (lambda f: (f / "000001.tar").write_bytes((f / "000000.tar").read_bytes()), "sha256|bytes"),
         (lambda f: (f / "000001.json").write_text("{"), "is damaged"),
         (lambda f: (f / "000001.json").write_text("[]"), "is damaged"),
+        (
+            lambda f: (f / "000001.json").write_text('{"count": "6", "bytes": 1, "sha256": 2}'),
+            "is damaged: it has count",
+        ),
+        (lambda f: (f / "000001.idx").unlink(), "a file is missing"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, damage, message):
-    import re
-
     folder = write(tmp_path / "set")
     damage(folder)
     rows = wrong(folder, tmp_path)
-    assert rows[0][0] == 1 and re.search(message, rows[0][2])
+    assert re.search(message, next(what for number, _, what in rows if number == 1))
+    assert all(row[0] is not None for row in rows)  # no counts, which only follow from it
+
+
+def test_a_missing_index_hides_nothing(tmp_path):
+    folder = write(tmp_path / "set", lambda sample: dataclasses.replace(sample, jpeg=b"no image"))
+    (folder / "000001.idx").unlink()
+    rows = wrong(folder, tmp_path)
+    assert len(rows) == 2 and "000001.idx" in rows[0][2] and "cannot be decoded" in rows[1][2]
+
+
+def test_wrong_counts_and_files_of_another_set_are_named(tmp_path):
+    folder = write(tmp_path / "set", lambda s: dataclasses.replace(s, fields=s.fields | {"label": 1, "class": "k1"}))
+    (folder / "000007.tar").write_bytes(b"left behind")
+    assert [row[2] for row in wrong(folder, tmp_path)] == [
+        "is not of this set: the manifest knows only 2 shards",
+        "class k0 has 5 images; the manifest says 6",
+        "class k1 has 7 images; the manifest says 6",
+    ]
+
+
+def test_images_of_the_same_pixels_are_named_in_both_places(tmp_path, monkeypatch):
+    twin = make_samples(2)[1].jpeg
+    folder = write(tmp_path / "set", lambda sample: dataclasses.replace(sample, jpeg=twin))
+    assert wrong(folder, tmp_path) == [
+        (0, "000000001", "has the same pixels as 000000008 of shard 000001"),
+        (1, "000000008", "has the same pixels as 000000001 of shard 000000"),
+    ]
+    same = [dataclasses.replace(sample, jpeg=twin) for sample in make_samples(6, 6)]
+    shards.write_shard(storage.at(folder), 1, same, {})
+    monkeypatch.setattr(verify_module, "MOST_NAMED", 3)
+    assert wrong(folder, tmp_path) == [
+        (0, "000000001", "has the same pixels as 000000006 of shard 000001 and 5 more"),
+        (1, None, "4 more images have the same pixels as others"),
+        (1, "000000006", "has the same pixels as 000000001 of shard 000000 and 5 more"),
+        (1, "000000007", "has the same pixels as 000000001 of shard 000000 and 5 more"),
+    ]
 
 
 def test_duplicates_among_many_are_all_found():
     generator = np.random.default_rng(0)
     rows = [generator.bytes(16) for _ in range(5000)]
+    later = [*rows[3000:], rows[17], b"", rows[4000], rows[17]]
     with Duplicates() as duplicates:
-        duplicates.add(0, rows[:3000])
-        duplicates.add(1, [*rows[3000:], rows[17], b"", rows[4000], rows[17]])
-        found = sorted(duplicates.find())
-    assert found == [((1, 2000), (0, 17)), ((1, 2002), (1, 1000)), ((1, 2003), (0, 17))]
+        duplicates.add(0, rows[:3000], [f"a{i}" for i in range(3000)])
+        duplicates.add(1, later, [f"b{i}" for i in range(len(later))])
+        found = sorted([duplicates.place(row) for row in group] for group in duplicates.find())
+        assert found == [[(0, "a17"), (1, "b2000"), (1, "b2003")], [(1, "b1000"), (1, "b2002")]]
+        duplicates.drop({1})
+        assert list(duplicates.find()) == []
+        duplicates.add(1, [rows[5]], ["c"])
+        assert [[duplicates.place(row) for row in group] for group in duplicates.find()] == [[(0, "a5"), (1, "c")]]
 
 
-def test_repair_makes_the_same_bytes_again(engines, tmp_path, capsys):
+def test_many_equal_digests_take_one_pass():
+    with Duplicates() as duplicates:
+        duplicates.add(0, [b"\0" * 16] * 300_000, [""] * 300_000)
+        start = time.perf_counter()
+        assert [len(group) for group in duplicates.find()] == [300_000]
+        assert time.perf_counter() - start < 5  # a walk back from each would take hours
+
+
+def changed(folder, number, position, **change):
+    """Change one sample of a shard, and the shard's marker with it."""
+    marker = json.loads((folder / f"{number:06d}.json").read_text())
+    samples = list(shards.unpack((folder / f"{number:06d}.tar").read_bytes()))
+    change["fields"] = samples[position].fields | change.get("fields", {})
+    samples[position] = dataclasses.replace(samples[position], **change)
+    shards.write_shard(
+        storage.at(folder), number, samples, {"engines": marker["engines"]} if "engines" in marker else {}
+    )
+
+
+def untagged(data):
+    with Image.open(io.BytesIO(data)) as image:
+        return encoded(image)
+
+
+@pytest.fixture(scope="module")
+def generated(engines, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generated") / "set"
+    assert run_command(generate, "--engines", engines, *OPTIONS.split(), "--output", folder) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": "0" * 32}, "has seed '0000"),
+        ({"seed": "0" * 32, "attempt": 2}, "has seed '0000"),
+        ({"attempt": 1}, "has seed '"),
+        ({"attempt": "1"}, "has attempt '1' instead of a whole number"),
+        ({"guidance": 3.0}, "has guidance 3.0; by the manifest it is 2.0"),
+        ({"solver": "pndm"}, "has solver 'pndm'; by the manifest it is 'ddim'"),
+        ({"steps": 9}, "has steps 9; by the manifest it is 2"),
+        ({"model": "another"}, "has model 'another'"),
+        ({"model_sha256": "0"}, "has model_sha256 '0'"),
+    ],
+)
+@pytest.mark.parametrize("merged", [False, True])
+def test_what_differs_from_the_manifest_is_named(generated, both, tmp_path, fields, message, merged):
+    folder = shutil.copytree(both if merged else generated, tmp_path / "set")
+    changed(folder, 1, 3, fields=fields)
+    rows = wrong(folder, tmp_path)
+    assert [row[:2] for row in rows] == [(1, "000000013")] and rows[0][2].startswith(message)
+
+
+def test_a_seed_of_a_later_attempt_passes(generated, tmp_path):
+    folder = shutil.copytree(generated, tmp_path / "set")
+    seed = next(shards.unpack((folder / "000001.tar").read_bytes())).fields["seed"]
+    changed(folder, 1, 0, fields={"seed": retry_seed(seed, 2), "attempt": 2})
+    assert wrong(folder, tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def both(generated, tmp_path_factory):
+    """The generated set and real images, merged; the generated ones are first."""
+    folder = tmp_path_factory.mktemp("both")
+    assert run_command(merge, generated, write(folder / "real"), "--output", folder / "set") == 0
+    return folder / "set"
+
+
+def test_a_merged_set_is_held_against_the_plans_of_its_sources(generated, both, tmp_path):
+    assert wrong(both, tmp_path) == []
+    folder = shutil.copytree(both, tmp_path / "set")
+    changed(folder, 2, 0, fields={"source_key": "000000021"})
+    changed(folder, 3, 1, jpeg=untagged(next(shards.unpack((folder / "000003.tar").read_bytes())).jpeg))
+    changed(folder, 4, 0, fields={"prompt": "real images have no plan"})
+    rows = {row[:2]: row[2] for row in wrong(folder, tmp_path)}
+    assert rows[2, "000000020"] == "has source_key '000000021'; by the manifest it is '000000020'"
+    assert "lacks the IPTC digital source type" in rows[3, "000000031"]
+    assert not any(number == 4 for number, _ in rows)
+
+
+def test_an_untagged_image_and_the_card_of_a_generated_set(generated, tmp_path):
+    folder = shutil.copytree(generated, tmp_path / "set")
+    changed(folder, 1, 3, jpeg=untagged(list(shards.unpack((folder / "000001.tar").read_bytes()))[3].jpeg))
+    (folder / "README.md").unlink()
+    (folder / "croissant.json").write_text("{")
+    rows = wrong(folder, tmp_path)
+    assert [row[:2] for row in rows] == [(1, "000000013"), (None, None), (None, None)]
+    assert "lacks the IPTC digital source type" in rows[0][2]
+    assert rows[1][2] == "README.md is missing; run the command that made the data set again"
+    assert "croissant.json is damaged" in rows[2][2]
+    (folder / "croissant.json").unlink()
+    (folder / "000003.json").unlink()
+    assert [row[2] for row in wrong(folder, tmp_path)][1:] == ["the shard is missing"]  # no card before its end
+
+
+def test_repair_makes_the_same_bytes_again(engines, tmp_path, monkeypatch):
     folder = tmp_path / "set"
     assert run_command(generate, "--engines", engines, *OPTIONS.split(), "--output", folder) == 0
     assert wrong(folder, tmp_path) == []
@@ -119,8 +273,11 @@ def test_repair_makes_the_same_bytes_again(engines, tmp_path, capsys):
     rows = wrong(folder, tmp_path)
     assert {row[0] for row in rows} >= {1, 2, 3}
     assert any("has seed '0000" in row[2] for row in rows)
+    read, real = [], verify_module.check_shard
+    monkeypatch.setattr(verify_module, "check_shard", lambda *given: read.append(given[1]) or real(*given))
     assert run_command(verify, folder, "--repair", "--engines", engines) == 0
     assert digests(folder) == before
+    assert read == [0, 1, 2, 1, 2, 3]  # what was made again, and no more
 
 
 @pytest.mark.parametrize(
