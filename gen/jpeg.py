@@ -23,6 +23,9 @@ GENERATED_XMP = (
 TAG_BYTES = 33 + len(GENERATED_XMP)
 """What the tag adds to a file: APP1 marker (2), length (2), the XMP signature with its NUL (29), the packet."""
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises for truncated and malformed files, and for those that claim to be huge."""
+
 
 def encode(image_HWC: np.ndarray, quality: int = OPTIONS["quality"], *, generated: bool = True) -> bytes:
     """JPEG bytes of a uint8 image, decoded once to be sure: one bad JPEG stops a training pipeline for good.

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tqdm import tqdm
 
 from synthclone.engines import files
 from synthclone.engines.command import run
-from synthclone.gen import reading, shards, storage
+from synthclone.gen import jpeg, reading, shards, storage
 from synthclone.gen.shards import Sample
 from synthclone.gen.storage import Storage
 
@@ -56,13 +57,25 @@ class PreviewConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A sample, as it goes into the page."""
+
+    key: str
+    fields: Mapping[str, Any]
+    base64: str
+    """JPEG, reduced if it was too large."""
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """One data set's part of the gallery."""
 
     url: str
     manifest: Mapping[str, Any]
-    images: Mapping[str, Sequence[Sample]]
-    """Samples by class key."""
+    images: Mapping[str, Sequence[Picture]]
+    """By class key."""
 
     @property
     def title(self) -> str:
@@ -97,49 +110,71 @@ def choose_classes(manifests: Sequence[Mapping[str, Any]], wanted: str) -> dict[
     return {key: name for key, name in known.items() if not words or key in words or name in words}
 
 
-def first_samples(source: Storage, manifest: Mapping[str, Any], keys: Sequence[str], per_class: int) -> Column:
-    """The first samples of each class, from as few shards as hold them.
+def first_pictures(
+    source: Storage, manifest: Mapping[str, Any], keys: Sequence[str], per_class: int, pixels: int
+) -> Column:
+    """The first images of each class, from as few shards as hold them.
 
     Raises:
-        ValueError: the data set has no finished shard, or a damaged one.
+        ValueError: the data set has no finished shard, or a damaged one, or an image that cannot be decoded.
     """
     counts = {entry["key"]: entry.get("count", per_class) for entry in manifest["classes"]}
     missing = {key: min(per_class, counts[key]) for key in keys if key in counts}
-    images: dict[str, list[Sample]] = {key: [] for key in missing}
+    images: dict[str, list[Picture]] = {key: [] for key in missing}
     numbers = sorted(shards.finished(source))
     if not numbers:
         raise ValueError(f"{source.url} has no finished shard; run the command that made it again to go on")
-    for number in numbers:
-        if not any(missing.values()):
-            break
-        for sample in reading.samples(source, number):
-            key = sample.fields["class"]
-            if missing.get(key):
-                images[key].append(sample)
-                missing[key] -= 1
-                if not any(missing.values()):
-                    break
+    with tqdm(total=sum(missing.values()), desc=f"preview {source.url}", unit="image") as bar:
+        for number in numbers if any(missing.values()) else ():
+            for sample in reading.samples(source, number):
+                key = sample.fields["class"]
+                if missing.get(key):
+                    images[key].append(_picture(source, number, sample, pixels))
+                    missing[key] -= 1
+                    bar.update()
+                    if not any(missing.values()):
+                        return Column(url=source.url, manifest=manifest, images=images)
     return Column(url=source.url, manifest=manifest, images=images)
 
 
-def render(columns: Sequence[Column], names: Mapping[str, str], pixels: int) -> str:
+def _picture(source: Storage, number: int, sample: Sample, pixels: int) -> Picture:
+    data = sample.jpeg
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            if max(image.size) > pixels:
+                image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
+                buffer = io.BytesIO()
+                image.save(buffer, "JPEG", quality=88, xmp=image.info.get("xmp", b""))
+                data = buffer.getvalue()
+            width, height = image.size
+    except jpeg.UNREADABLE as error:
+        raise ValueError(
+            f"{source.url}/{shards.file_names(number)[0]}: image {sample.key} cannot be decoded ({error}); "
+            f"`synthclone verify {source.url}` tells more, and repairs it with --repair"
+        ) from error
+    text = base64.b64encode(data).decode()
+    return Picture(key=sample.key, fields=sample.fields, base64=text, width=width, height=height)
+
+
+def render(columns: Sequence[Column], names: Mapping[str, str]) -> str:
     """The page."""
-    samples = [sample for column in columns for row in column.images.values() for sample in row]
+    pictures = [picture for column in columns for row in column.images.values() for picture in row]
     heads = "".join(
         f'<th scope="col">{html.escape(column.title)}<small>{html.escape(column.subtitle)}</small></th>'
         for column in columns
     )
-    rows = "\n".join(_row(key, name, columns, pixels) for key, name in names.items())
+    rows = "\n".join(_row(key, name, columns) for key, name in names.items())
     title = "Preview of " + ", ".join(column.title for column in columns)
     summary = (
-        f"{len(samples):,} images of {len(names):,} classes. Choose an image for its seed and prompt; "
+        f"{len(pictures):,} images of {len(names):,} classes. Choose an image for its seed and prompt; "
         "the arrow keys go from one to the next."
     )
     parts = {
         "title": html.escape(title),
         "summary": summary,
         "height": str(TILE_PIXELS),
-        "safety": "" if any(reading.SAFETY_FLAG in sample.fields for sample in samples) else "hidden",
+        "safety": "" if any(reading.SAFETY_FLAG in picture.fields for picture in pictures) else "hidden",
         "columns": heads,
         "rows": rows,
     }
@@ -148,45 +183,34 @@ def render(columns: Sequence[Column], names: Mapping[str, str], pixels: int) -> 
     return re.sub(r"@(\w+)@", lambda match: parts[match[1]], page)
 
 
-def _row(key: str, name: str, columns: Sequence[Column], pixels: int) -> str:
-    cells = "".join(f"<td>{_cell(column, key, name, pixels)}</td>" for column in columns)
+def _row(key: str, name: str, columns: Sequence[Column]) -> str:
+    cells = "".join(f"<td>{_cell(column, key, name)}</td>" for column in columns)
     text = html.escape(f"{key} {name}".lower())
     small = f"<small>{html.escape(key)}</small>" if key != name else ""
     return f'<tr data-class="{text}"><th scope="row">{html.escape(name)}{small}</th>{cells}</tr>'
 
 
-def _cell(column: Column, key: str, name: str, pixels: int) -> str:
-    samples = column.images.get(key, ())
-    if not samples:
+def _cell(column: Column, key: str, name: str) -> str:
+    pictures = column.images.get(key, ())
+    if not pictures:
         return '<p class="faint">no images of this class</p>'
-    prompts = {str(sample.fields.get("prompt", "")) for sample in samples}
+    prompts = {str(picture.fields.get("prompt", "")) for picture in pictures}
     head = f'<p class="prompt">{html.escape(prompts.copy().pop())}</p>' if len(prompts) == 1 and any(prompts) else ""
-    return f'{head}<div class="tiles">{"".join(_tile(column, sample, name, pixels) for sample in samples)}</div>'
+    return f'{head}<div class="tiles">{"".join(_tile(column, picture, name) for picture in pictures)}</div>'
 
 
-def _tile(column: Column, sample: Sample, name: str, pixels: int) -> str:
-    fields = {"data set": column.title, **sample.fields}
-    prompt, seed = sample.fields.get("prompt"), sample.fields.get("seed")
-    serial = sample.fields.get("serial", sample.key)
+def _tile(column: Column, picture: Picture, name: str) -> str:
+    fields = {"data set": column.title, **picture.fields}
+    prompt, seed = picture.fields.get("prompt"), picture.fields.get("seed")
+    serial = picture.fields.get("serial", picture.key)
     alt = html.escape(f"{name}, number {serial}" + (f", made from the prompt: {prompt}" if prompt else ""))
     tip = html.escape("\n".join(str(line) for line in (prompt, f"serial {serial}", seed and f"seed {seed}") if line))
-    data, width, height = _embed(sample.jpeg, pixels)
-    state = " flagged" if sample.fields.get(reading.SAFETY_FLAG) else ""
+    state = " flagged" if picture.fields.get(reading.SAFETY_FLAG) else ""
     return (
         f'<button type="button" class="tile{state}" title="{tip}" data-fields="{html.escape(json.dumps(fields))}">'
-        f'<img alt="{alt}" width="{width}" height="{height}" src="data:image/jpeg;base64,{data}"></button>'
+        f'<img alt="{alt}" width="{picture.width}" height="{picture.height}" src="data:image/jpeg;base64,{picture.base64}">'
+        "</button>"
     )
-
-
-def _embed(jpeg: bytes, pixels: int) -> tuple[str, int, int]:
-    """Base64 of an image, reduced if it is too large, with its size."""
-    with Image.open(io.BytesIO(jpeg)) as image:
-        if max(image.size) > pixels:
-            image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=88, xmp=image.info.get("xmp", b""))
-            jpeg = buffer.getvalue()
-        return base64.b64encode(jpeg).decode(), *image.size
 
 
 def main(config: PreviewConfig) -> None:
@@ -201,10 +225,10 @@ def main(config: PreviewConfig) -> None:
             f"{config.max_images}; lower --per-class, choose --classes, or raise --max-images"
         )
     columns = [
-        first_samples(source, manifest, list(names), config.per_class)
+        first_pictures(source, manifest, list(names), config.per_class, config.pixels)
         for source, manifest in zip(sources, manifests, strict=True)
     ]
-    page = render(columns, names, config.pixels).encode()
+    page = render(columns, names).encode()
     files.write_bytes(config.output, page)
     count = sum(len(row) for column in columns for row in column.images.values())
     print(f"{config.output}: {count} images of {len(names)} classes, {len(page) / 1e6:.1f} MB; open it in a browser")

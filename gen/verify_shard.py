@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from synthclone.gen import shards, well_formed
+from synthclone.gen import jpeg, shards, well_formed
 from synthclone.gen.origin import Origin
 from synthclone.gen.storage import Storage
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises for truncated and malformed files, and for those that claim to be huge."""
 FLAT = 2
 """Grey levels that JPEG may put between the darkest and the brightest pixel of a channel of one colour."""
 
@@ -115,14 +113,14 @@ def check_shard(
     return checked
 
 
-def look_at(jpeg: bytes) -> tuple[bytes, str | None, tuple[int, int]]:
+def look_at(data: bytes) -> tuple[bytes, str | None, tuple[int, int]]:
     """An image's digest, what is wrong with it, and its height and width."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(jpeg)) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 pixels_HWC = np.asarray(image.convert("RGB"))
-    except UNREADABLE as error:
+    except jpeg.UNREADABLE as error:
         return b"", f"cannot be decoded: {' '.join(str(error).split())}", (0, 0)
     height, width = pixels_HWC.shape[:2]
     if np.ptp(pixels_HWC, axis=(0, 1)).max() <= FLAT:

@@ -1,6 +1,7 @@
 """`synthclone preview`: what the page holds, that it needs no network, how little it reads, and that it works in a browser."""
 
 import base64
+import dataclasses
 import html
 import io
 import json
@@ -163,6 +164,19 @@ def test_bad_data_sets(datasets, tmp_path, capsys):
     tar.write_bytes(b"\xff" * tar.stat().st_size)
     assert run_command(preview, broken, *out) == 2
     assert "000000.tar is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"no image", lambda data: data[: len(data) // 2]])
+def test_an_image_that_cannot_be_decoded_is_named(datasets, tmp_path, capsys, damage):
+    broken = shutil.copytree(datasets[0], tmp_path / "broken")
+    samples = list(samples_of(broken, 1))
+    samples[2] = dataclasses.replace(samples[2], jpeg=damage(samples[2].jpeg))
+    shards.write_shard(storage.at(broken), 1, samples, {})
+    assert run_command(preview, broken, "--output", tmp_path / "p.html") == 2
+    shown = capsys.readouterr().err
+    assert "preview" in shown and "image/s" in shown  # the progress bar
+    error = shown.splitlines()[-1]
+    assert f"{broken}/000001.tar: image 000000008 cannot be decoded" in error and "`synthclone verify" in error
 
 
 PROBE = """<script>
