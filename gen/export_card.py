@@ -4,6 +4,8 @@ Licence, bias and safety go with the images. `dataset.json` goes too, for the ca
 """
 
 import re
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import yaml
@@ -32,14 +34,17 @@ def write(source: Dataset, target: Storage, num_bytes: int) -> None:
     if card.FILE not in source.storage.sizes():
         return
     text = source.storage.read(card.FILE).decode("utf-8", "replace")
-    fields = reading.first_sample(source.storage, source.shards[0].number).fields
+    sizes = [part["num_shards"] for part in source.manifest.get("sources", ())]
+    fields: dict[str, Any] = {}
+    for first in accumulate(sizes[:-1], initial=0):  # each merged set may have fields of its own
+        fields = {**reading.first_sample(source.storage, source.shards[first].number).fields, **fields}
     target.write(
         card.FILE, adapted(text, fields, source.num_images, num_bytes, f"{source.storage.url}/{card.FILE}").encode()
     )
     target.write(shards.MANIFEST, source.storage.read(shards.MANIFEST))
 
 
-def adapted(text: str, fields: dict[str, Any], num_images: int, num_bytes: int, where: str) -> str:
+def adapted(text: str, fields: Mapping[str, Any], num_images: int, num_bytes: int, where: str) -> str:
     """A card's text with the front matter and the list of files of the export; what its owner changed elsewhere stays."""
     header, body = {}, text
     if found := re.match(r"---\n(.*?\n)---\n", text, re.DOTALL):

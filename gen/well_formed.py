@@ -144,4 +144,6 @@ def manifest_fault(manifest: Any) -> str | None:
     for source in sources:
         if found := fault(source, SOURCE) or manifest_fault(source["manifest"]):
             return f"has an entry of sources that {found}"
+    if sources and sum(source["num_shards"] for source in sources) != manifest.get("num_shards"):
+        return f"has num_shards {manifest.get('num_shards')}, which is not the sum over its sources"
     return None

@@ -272,6 +272,20 @@ def test_the_card_goes_to_the_hub_with_the_images(tmp_path):
     assert (tmp_path / "hf" / "dataset.json").read_bytes() == (source / "dataset.json").read_bytes()
 
 
+def test_the_card_lists_the_fields_of_every_merged_set(tmp_path):
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", first=12)
+    for number in range(2):
+        target, samples = storage.at(b), make_samples(6, 12 + 6 * number)
+        flagged = [dataclasses.replace(sample, fields=sample.fields | {"flagged": False}) for sample in samples]
+        shards.write_shard(target, number, flagged, {})
+    assert run_command(merge, a, b, "--output", tmp_path / "c") == 0
+    (tmp_path / "c" / "README.md").write_text(CARD)
+    assert run_command(export, tmp_path / "c", "--format", "hf", "--output", tmp_path / "hf") == 0
+    info = yaml.safe_load((tmp_path / "hf" / "README.md").read_text().split("---\n")[1])["dataset_info"]
+    assert {"name": "flagged", "dtype": "bool"} in info["features"]
+    assert {"name": "source_key", "dtype": "string"} in info["features"]
+
+
 def test_a_card_without_front_matter_and_one_with_a_bad_one(tmp_path, capsys):
     source = write(tmp_path / "a")
     (source / "README.md").write_text("# Mine\n")

@@ -121,6 +121,10 @@ def test_what_is_no_data_set(tmp_path, prepare, message):
             {"sources": [{"num_shards": 1, "num_images": 5, "manifest": {}}]},
             "has an entry of sources that has no classes",
         ),
+        (
+            {"num_shards": 2, "sources": [{"num_shards": 1, "num_images": 5, "manifest": {"classes": []}}]},
+            "has num_shards 2, which is not the sum over its sources",
+        ),
     ],
 )
 def test_a_manifest_of_other_types_is_named(tmp_path, change, message):
