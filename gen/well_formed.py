@@ -127,6 +127,8 @@ def manifest_fault(manifest: Any) -> str | None:
     """What is wrong with the content of a `dataset.json`, those of merged sets included, or None."""
     if found := fault(manifest, MANIFEST):
         return found
+    if found := fault(manifest.get("jpeg", {}), {"digital_source_type?": TEXT}):
+        return f"has a jpeg that {found}"
     generated, planned = "sampling" in manifest, "template" in manifest.get("sampling", {})
     if found := fault(manifest, (GENERATED if generated else {}) | (PLANNED if planned else {})):
         return found

@@ -105,6 +105,7 @@ def test_what_is_no_data_set(tmp_path, prepare, message):
         ({"num_shards": "2"}, "has num_shards '2' instead of a whole number"),
         ({"num_images": True}, "has num_images True instead of a whole number"),
         ({"image_size": [32]}, "has image_size [32] instead of a whole number, or a list of height and width"),
+        ({"jpeg": {"digital_source_type": 1}}, "has a jpeg that has digital_source_type 1 instead of a string"),
         ({"sampling": []}, "has sampling [] instead of a JSON object"),
         ({"sampling": {"seed": 1}}, "has no name"),
         ({"sampling": {"template": "{c}"}, **MADE}, "has no num_shards"),
