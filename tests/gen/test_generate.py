@@ -199,7 +199,7 @@ def test_finished_sets_are_left_alone_and_lost_shards_made_again(engines, unbrok
         (("--guidance", "3"), "holds another data set: its sampling.guidance is 2.0, this run's is 3.0"),
         (("--seed", "1"), "its sampling.seed is 0, this run's is 1"),
         (("--per-class", "7"), "its num_images is 60, this run's is 70"),
-        (("--prompt", "c"), "classes is"),
+        (("--prompt", "c"), "its sampling.prompt is 'c,d', this run's is 'c'"),
         (("--steps", "4"), "sampling.steps"),
     ],
 )
