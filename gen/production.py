@@ -104,8 +104,9 @@ def plan_dataset(config: GenerateConfig, plan: Plan, engines: Description, batch
         batch: images per batch; 0 for as many as the engines take.
 
     Raises:
-        ValueError: a batch, a size or a safety checker that there is not.
+        ValueError: a batch, a size, a number of steps or a safety checker that there is not.
     """
+    make_steps(config.solver, config.steps, engines.info["scheduler"])
     if batch > engines.batches.maximum:
         raise ValueError(
             f"--batch {batch} is over the engines' maximum {engines.batches.maximum}; build them with a wider --batch"

@@ -180,7 +180,7 @@ def test_the_queue_gives_back_what_a_lost_worker_had():
         queue.done("b", number)
     assert queue.finished
     queue.lost("c", "exit code 1")
-    with pytest.raises(WorkersLostError, match=r"2 workers died before they took a shard .*exit code 1"):
+    with pytest.raises(WorkersLostError, match=r"2 workers died before they took a shard; the last one: exit code 1\."):
         queue.lost("d", "exit code 1")
 
 

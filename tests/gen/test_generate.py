@@ -193,6 +193,18 @@ def test_finished_sets_are_left_alone_and_lost_shards_made_again(engines, unbrok
     assert digests(unbroken) == before
 
 
+def test_one_colour_is_no_picture():
+    """Whatever the colour, and also where it is off by what JPEG adds; NaN and Inf neither."""
+    image_BCHW = torch.rand(6, 3, 8, 8) * 2 - 1
+    image_BCHW[0] = torch.tensor([-0.5, 0.2, 0.9])[:, None, None]
+    image_BCHW[1] = image_BCHW[0] + 0.01 * torch.rand(3, 8, 8)
+    image_BCHW[2, 1, 3, 3] = float("nan")
+    image_BCHW[3, 0, 0, 0] = float("inf")
+    image_BCHW[4, :2] = 0.1  # a picture in one channel
+    pixels_BHWC = sampler.to_uint8(image_BCHW)
+    assert sampler.is_bad(image_BCHW, pixels_BHWC).tolist() == [True, True, True, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
