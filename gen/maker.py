@@ -129,7 +129,7 @@ class _Flow:
         self.prepare, self.decode, self.write = (
             stack.enter_context(_pool(name, 1)) for name in ("prepare", "decode", "write")
         )
-        self.jpeg = stack.enter_context(_pool("jpeg", max(1, min(8, (os.cpu_count() or 2) - 1))))
+        self.jpeg = stack.enter_context(_pool("jpeg", min(8, os.cpu_count() or 1)))
         # Runs first on the way out, so that an interrupted run does not finish what is queued.
         stack.callback(self._drop)
 
