@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in VERBS:
         print(f"synthclone: error: unknown verb {words[0]!r}; valid verbs: {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(VERBS[words[0]][0]).command(words[1:])
+    try:
+        return importlib.import_module(VERBS[words[0]][0]).command(words[1:])
+    except KeyboardInterrupt:  # while the module is imported, which takes seconds; a command sees to its own
+        print(f"synthclone {words[0]}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
