@@ -81,6 +81,11 @@ def test_backgrounds_with_duplicates_are_named(tmp_path):
     (tmp_path / "scenes.yaml").write_text("- {name: attic, key: one}\n- {name: attic, key: two}\n")
     with pytest.raises(ValueError, match=r"more than once: attic"):
         load_backgrounds(str(tmp_path / "scenes.yaml"))
+    (tmp_path / "scenes.yaml").write_text("- attic\n- barn\n- attic\n")
+    with pytest.raises(ValueError, match=r"scenes.yaml: backgrounds stand there more than once: attic; keep one of"):
+        load_backgrounds(str(tmp_path / "scenes.yaml"))
+    path.write_text("attic\nharbour\n", encoding="utf-8-sig")
+    assert load_backgrounds(str(path)) == ("attic", "harbour")
     path.write_text("# none\n")
     with pytest.raises(ValueError, match="no backgrounds in it"):
         load_backgrounds(str(path))
