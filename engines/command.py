@@ -3,8 +3,8 @@
 A command is a dataclass (a docstring under each field; `metadata={"positional": True}` for a word without a flag,
 or for several if the field is a list) and a `main(config)`. `run(Config, main)` parses the command line (`--per-class`
 for the field `per_class`; `--config FILE.yaml` gives the same fields, and options override it, wherever they stand; so
-does `--preset NAME` where a command has presets), prints one line and returns 2 for a user's mistake (`ValueError`, missing file, full
-disk), and 130 for Ctrl-C.
+does `--preset NAME` where a command has presets), prints one line and returns 2 for a user's mistake (`ValueError`,
+missing file, full disk), and 130 for Ctrl-C.
 """
 
 import dataclasses
@@ -63,7 +63,10 @@ class Choice:
 
     def __call__(self, word: object) -> Any:
         if str(word) not in self.valid:
-            raise NotAChoice(f"{word!r} is none of {self}{nearest(str(word), self.valid)}")
+            hint = (
+                nearest(word, self.valid) if isinstance(word, str) else "; YAML needs quotes around on, off, yes and no"
+            )
+            raise NotAChoice(f"{word!r} is none of {self}{hint}")
         return self.valid[str(word)]
 
     def __repr__(self) -> str:

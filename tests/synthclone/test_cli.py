@@ -125,14 +125,16 @@ def test_options_override_files_wherever_they_stand(tmp_path, words):
         (["--fruit", "aple"], "'aple' is none of apple | pear | 7; did you mean apple?"),
         (["--fruit", "8"], "'8' is none of apple | pear | 7;"),
         (["--config", "{yaml}"], "'peer' is none of apple | pear | 7; did you mean pear"),
+        (["--config", "{off}"], "False is none of apple | pear | 7; YAML needs quotes around on, off"),
         (["--count", "3", "--config"], "expected one argument"),
         (["--cou", "3"], "unrecognized arguments: --cou"),
     ],
 )
 def test_what_does_not_parse_gets_one_line(tmp_path, capsys, words, message):
     (tmp_path / "own.yaml").write_text("fruit: peer\n")
+    (tmp_path / "off.yaml").write_text("fruit: off\n")
     with pytest.raises(SystemExit) as stop:
-        parse(Small, "small", [word.format(yaml=tmp_path / "own.yaml") for word in words])
+        parse(Small, "small", [word.format(yaml=tmp_path / "own.yaml", off=tmp_path / "off.yaml") for word in words])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and message in error and error.count("\n") == 1 and "Literal" not in error
 
