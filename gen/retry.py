@@ -1,6 +1,7 @@
 """Object stores fail now and then: what to try again, how often, and one clear line for what will not mend itself.
 
-Throttling, 5xx answers, connections that break and time-outs pass; missing credentials, buckets and rights do not.
+Throttling, 5xx answers, commits that met another's, connections that break and time-outs pass; missing credentials,
+buckets and rights do not.
 """
 
 import random
@@ -25,6 +26,8 @@ TRANSIENT_CODES = {
     "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeTooSkewed", "Throttling",
     "ThrottlingException", "TooManyRequestsException", "BadDigest",
 }  # fmt: skip
+TRANSIENT_STATUSES = {409, 412, 429}
+"""Another's commit came between (Hugging Face), and too many requests; beside these, 500 and over."""
 NO_CREDENTIALS = {
     "NoCredentialsError", "PartialCredentialsError", "NoAuthTokenError", "ProfileNotFound", "LocalTokenNotFoundError",
     "DefaultCredentialsError", "CredentialRetrievalError",
@@ -66,13 +69,15 @@ def is_transient(error: BaseException) -> bool:
         if isinstance(cause, ConnectionError | TimeoutError) or type(cause).__name__ in TRANSIENT_NAMES:
             return True
         status, code = _answer(cause)
-        if status == 429 or status >= 500 or code in TRANSIENT_CODES:
+        if status in TRANSIENT_STATUSES or status >= 500 or code in TRANSIENT_CODES:
             return True
     return False
 
 
 def _mend(error: BaseException) -> str | None:
     """What the user must do first, or None."""
+    if any(_answer(cause)[1] in TRANSIENT_CODES for cause in _chain(error)):
+        return None  # RequestTimeTooSkewed comes with status 403, as denied access does
     for cause in _chain(error):
         status, code = _answer(cause)
         if type(cause).__name__ in NO_CREDENTIALS:

@@ -231,7 +231,7 @@ def test_another_plan_is_refused_and_nothing_lost(engines, unbroken, capsys, wor
         (("--per-class", "0"), "--per-class is 0"),
         (("--guidance", "0.5"), "--guidance is 0.5"),
         (("--batch", "100"), "over the engines' maximum 8"),
-        (("--steps", "0"), "solver ddim takes 1 to 1000"),
+        (("--steps", "0"), "solver ddim takes 1 or more"),
         (("--shard-size", "0"), "shard size is 0"),
         (("--solver", "euler"), "euler"),
         (("--prompt", "d"), "--prompt|prompt"),
