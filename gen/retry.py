@@ -44,6 +44,7 @@ def persist(action: Callable[[], T], what: str) -> T:
     Raises:
         ValueError: credentials, rights or the bucket are missing; the message says what mends it.
         FileNotFoundError: there is no such file.
+        FileExistsError: there is one already, and it was not to be replaced.
         OSError: it failed `TRIES` times.
     """
     for attempt in range(1, TRIES + 1):
@@ -52,7 +53,7 @@ def persist(action: Callable[[], T], what: str) -> T:
         except Exception as error:  # each library has errors of its own; what is not known is raised again
             if mend := _mend(error):
                 raise ValueError(f"cannot {what}: {mend}") from error
-            if isinstance(error, FileNotFoundError) or not is_transient(error):
+            if isinstance(error, FileNotFoundError | FileExistsError) or not is_transient(error):
                 raise
             if attempt == TRIES:
                 raise OSError(
