@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from synthclone.bench import measure
 from synthclone.engines import files
 from synthclone.engines.artifact import read_manifest
+from synthclone.engines.backend import pick_device
 from synthclone.engines.command import run
 from synthclone.engines.spec import DTYPES, AxisRange, EngineSpec, TensorSpec
 from synthclone.gen import production, storage, timeline
@@ -63,6 +64,17 @@ class GenerationConfig:
             or self.null_ms < 0
         ):
             raise ValueError("batch, steps, num-batches and num-rounds must be at least 1, and null-ms at least 0")
+
+
+class Sampling(Protocol):
+    """What diffusers' pipeline is told."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def guidance(self) -> float: ...
 
 
 def main(config: GenerationConfig) -> None:
@@ -107,7 +119,7 @@ def generate_config(config: GenerationConfig, output: Path, *, batch: int, per_c
 def make_set(config: GenerateConfig, spans: timeline.Timeline | None = None) -> float:
     """Seconds that the data set took, its engines already open."""
     plan = make_plan(config)
-    maker = production.open_maker(config, plan, CPU, timeline=spans)
+    maker = production.open_maker(config, plan, pick_device(config.device), timeline=spans)
     start_s = time.perf_counter()
     for _ in maker.make(range(plan.num_shards)):
         pass
@@ -121,7 +133,7 @@ def against_diffusers(config: GenerationConfig, batch: int, folder: Path) -> tup
     count = 10 * per_class
     plan = make_plan(generate_config(config, folder / "plan", batch=config.batch, per_class=per_class))
     prompts = [image.prompt for image in plan.images(range(count))]
-    peer = diffusers_pipeline(config)
+    peer = diffusers_pipeline(config.engines, CPU)
     ways: dict[str, Callable[[int], tuple[float, list[timeline.Span]]]] = {
         "synthclone": lambda number: our_way(config, folder / f"ours{number}", per_class),
         "diffusers": lambda number: (diffusers_way(config, peer, prompts), []),
@@ -150,18 +162,18 @@ def our_way(config: GenerationConfig, output: Path, per_class: int) -> tuple[flo
     return seconds, recorded.collect()
 
 
-def diffusers_pipeline(config: GenerationConfig) -> Any:
+def diffusers_pipeline(engines: Path, device: torch.device) -> Any:
     """diffusers' own pipeline of the engines' checkpoint, with its own scheduler, in the engines' precision."""
     from diffusers import StableDiffusionPipeline
 
-    info = files.read_json(config.engines / "pipeline.json")
-    dtype = DTYPES[read_manifest(config.engines / "unet")["precision"]]
+    info = files.read_json(engines / "pipeline.json")
+    dtype = DTYPES[read_manifest(engines / "unet")["precision"]]
     pipeline = StableDiffusionPipeline.from_pretrained(info["model_folder"], torch_dtype=dtype, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline.to(device)
 
 
-def diffusers_way(config: GenerationConfig, pipeline: Any, prompts: Sequence[str]) -> float:
+def diffusers_way(config: Sampling, pipeline: Any, prompts: Sequence[str]) -> float:
     """Seconds that diffusers takes for the images, as arrays: nothing is encoded or saved."""
     start_s = time.perf_counter()
     for begin in range(0, len(prompts), config.batch):

@@ -17,20 +17,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from synthclone.bench import gpu_ways, measure, published
+from synthclone.bench import gpu_generation, gpu_ways, measure, published
 from synthclone.bench.gpu_ways import WAYS, Component
 from synthclone.engines import backend, files
+from synthclone.engines.backend import BackendName
 from synthclone.engines.command import run
 from synthclone.engines.spec import DTYPES, Precision
 from synthclone.export.components import ENGINES
 
-# What the libraries raise when one part cannot be had, mistakes of their own included: a session on a card that is lent
-# is not to be lost to one of them. Out of memory and compile errors are RuntimeErrors.
-PART_ERRORS = (RuntimeError, ValueError, ImportError, OSError, AssertionError, AttributeError, LookupError, TypeError)
+LARGEST_GENERATED = 16
+"""Images per batch of whole generations: 64 of them take a minute a batch and say no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class GpuSessionConfig:
     """Precision of weights and activations; on a CPU give fp32 or bf16."""
     batches: str = "1,4,16,64"
     """Batches of each component, separated by commas; engines are built for the whole range."""
+    generation: bool = True
+    """Measure whole generations as well, against diffusers' pipeline (`gpu_generation.py`)."""
     ways: str = ",".join(WAYS)
     """Which ways to measure, separated by commas."""
     components: str = ",".join(ENGINES)
@@ -121,7 +123,25 @@ def _session(config: GpuSessionConfig, device: torch.device, work: Path) -> None
             answer["seconds"] = round(time.perf_counter() - start_s, 1)
             if config.record is not None:
                 files.write_json(config.record, answer)
+    if config.generation:
+        answer["generation"] = _caught(lambda: _generation(config, device, work / "generation"))
+        if config.record is not None:
+            files.write_json(config.record, answer)
     print(json.dumps(answer))
+
+
+def _generation(config: GpuSessionConfig, device: torch.device, work: Path) -> list[dict[str, Any]]:
+    """Whole generations through every backend that is among the ways."""
+    names = [name for name in get_args(BackendName) if name in config.ways.split(",") and name != "eager"]
+    work.mkdir(parents=True, exist_ok=True)
+    options = gpu_generation.GpuGenerationConfig(
+        size=config.size,
+        precision=config.precision,
+        backends=",".join(names),
+        batches=",".join(str(batch) for batch in config.sizes() if batch <= LARGEST_GENERATED),
+        steps=5 if config.quick else 50,
+    )
+    return gpu_generation.measure_all(options, device, work)
 
 
 def _peak_gflops(dtype: torch.dtype, device: torch.device) -> float:
@@ -159,7 +179,7 @@ def _caught(part: Any) -> Any:
     """What a part gives, or its error as text."""
     try:
         return part()
-    except PART_ERRORS as error:
+    except gpu_ways.PART_ERRORS as error:
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
 
 

@@ -21,6 +21,9 @@ from synthclone.export import components, graph
 Tensors = dict[str, torch.Tensor]
 Run = Callable[[Tensors], torch.Tensor]
 NUM_REFERENCE_ROWS = 2
+# What the libraries raise when one part cannot be had, mistakes of their own included: a session on a card that is lent
+# is not to be lost to one of them. Out of memory and compile errors are RuntimeErrors.
+PART_ERRORS = (RuntimeError, ValueError, ImportError, OSError, AssertionError, AttributeError, LookupError, TypeError)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ of the `config.json` files of CompVis/stable-diffusion-v1-4.
 """
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,9 @@ from torch import nn
 
 from synthclone.engines.spec import AxisRange, EngineSpec, Precision
 from synthclone.export import components
-from synthclone.export.checkpoint import Checkpoint
+from synthclone.export.checkpoint import COMPONENTS, Checkpoint, make_component
 
+DIGITS = Path(__file__).parents[1] / "gen" / "models" / "digits"
 Size = Literal["sd14", "small", "tiny"]
 DOWN = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
 UP = ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
@@ -141,6 +143,25 @@ def make(size: Size, engine: str, *, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     plan = components.module_config(published(size), engine)
     return components.make_module(plan).eval().requires_grad_(False)
+
+
+def save_checkpoint(size: Size, folder: Path, *, seed: int = 0) -> None:
+    """A diffusers folder with random weights in fp16 and the embedded generator's tokenizer, for whole pipelines."""
+    from transformers import CLIPTokenizer
+
+    shutil.copytree(DIGITS / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(
+        DIGITS.parents[2] / "export" / "data" / "sd1" / "scheduler", folder / "scheduler", dirs_exist_ok=True
+    )
+    shutil.copyfile(DIGITS / "model_index.json", folder / "model_index.json")
+    num_tokens = len(CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True))
+    torch.manual_seed(seed)
+    for name in COMPONENTS:
+        config = published(size).config(name)
+        if name == "text_encoder":
+            config["vocab_size"] = max(config["vocab_size"], num_tokens)
+        module: Any = make_component(name, config)
+        module.half().save_pretrained(folder / name)
 
 
 def spec_of(size: Size, engine: str, precision: Precision, batch: AxisRange) -> EngineSpec:

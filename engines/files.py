@@ -25,10 +25,11 @@ def part_path(path: Path) -> Path:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
+def atomic(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends without an error.
 
     Raises:
+        FileExistsError: without `replace`, there is such a file.
         OSError: the disk is full or the folder is not writable; the message names the file and nothing is left behind.
     """
     part = part_path(path)
@@ -38,7 +39,10 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        if replace:
+            part.replace(path)
+        else:
+            _move_to_free(part, path)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
@@ -48,9 +52,29 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def _move_to_free(part: Path, path: Path) -> None:
+    """Rename, unless there is a file of that name, even since a moment ago."""
+    try:
+        path.hardlink_to(part)  # which, unlike a rename, refuses
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: two at the same moment are not told apart
+        if path.exists():
+            raise FileExistsError(path) from None
+        part.replace(path)
+    else:
+        part.unlink()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically."""
     with atomic(path) as file:
+        file.write(data)
+
+
+def create_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically; FileExistsError if there is one, also if two do so at once."""
+    with atomic(path, replace=False) as file:
         file.write(data)
 
 

@@ -8,6 +8,7 @@ that was stopped goes on with the next piece. A damaged file is made anew. Featu
 Shapes: N images in all, n of a piece, B of a batch, F features.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -109,17 +110,31 @@ def load_piece(file: Path) -> PieceFeatures | None:
         return None
     try:
         with safe_open(file, framework="pt") as tensors:
-            note = json.loads(tensors.metadata()[NOTE])
             features_NF, labels_N, prompt_N = (tensors.get_tensor(name) for name in ("features", "labels", "prompts"))
-    except SafetensorError:
+            note = tensors.metadata()
+        if note["sha256"] != digest(features_NF, labels_N, prompt_N, note[NOTE]):
+            return None
+    except (SafetensorError, KeyError, TypeError):
         return None
-    return PieceFeatures(features_NF=features_NF, labels_N=labels_N, prompt_N=prompt_N, **note)
+    return PieceFeatures(features_NF=features_NF, labels_N=labels_N, prompt_N=prompt_N, **json.loads(note[NOTE]))
 
 
 def save_piece(file: Path, piece: PieceFeatures) -> None:
     """Keep a piece."""
     tensors = {"features": piece.features_NF, "labels": piece.labels_N, "prompts": piece.prompt_N}
-    write_bytes(file, save(tensors, metadata={NOTE: json.dumps({"prompts": piece.prompts, "bad": piece.bad})}))
+    note = json.dumps({"prompts": piece.prompts, "bad": piece.bad})
+    write_bytes(
+        file,
+        save(tensors, metadata={NOTE: note, "sha256": digest(piece.features_NF, piece.labels_N, piece.prompt_N, note)}),
+    )
+
+
+def digest(features_NF: Tensor, labels_N: Tensor, prompt_N: Tensor, note: str) -> str:
+    """sha256 of all that a file keeps."""
+    whole = hashlib.sha256(note.encode())
+    for tensor in (features_NF, labels_N, prompt_N):
+        whole.update(tensor.numpy().tobytes())
+    return whole.hexdigest()
 
 
 def compute_piece(piece: Piece, extractor: Extractor, batch_size: int, num_threads: int) -> PieceFeatures:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from synthclone.engines.files import sha256
 from synthclone.eval.imagefolder import list_images
 from synthclone.gen import shards, storage
 from synthclone.train.shard_index import Member, read_index
@@ -82,9 +83,11 @@ def shard_items(dataset: shards.Dataset, shard: shards.Shard) -> list[Item]:
     """The samples of a shard, by its index.
 
     Raises:
-        ValueError: a sample lacks a part, or its JSON has no valid label.
+        ValueError: the tar is not the one that its marker knows, a sample lacks a part, or its JSON has no valid label.
     """
     dataset.fetch([shard])
+    if sha256(shard.tar) != shard.sha256:  # else what is computed from it would be kept under another's name
+        raise ValueError(f"{shard.tar} does not have the sha256 of its marker; `synthclone verify` tells more")
     items, num_classes = [], len(dataset.class_keys)
     with shard.tar.open("rb") as tar:
         for sample in read_index(shard.index):

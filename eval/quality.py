@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from synthclone.engines.backend import pick_device
 from synthclone.engines.command import run
@@ -68,6 +69,10 @@ class QualityConfig:
         for name, value in {**least, "num_threads": 1, "seed": 0}.items():
             if getattr(self, name) < value:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give {value} or more")
+        if self.output.suffix != ".json":
+            raise ValueError(
+                f"--output is {self.output}; give a name that ends in .json, beside which the picture goes"
+            )
         if self.neighbour_images <= self.neighbours:
             raise ValueError(
                 f"--neighbour-images is {self.neighbour_images}; give more than --neighbours, {self.neighbours}"
@@ -104,9 +109,8 @@ def measure_quality(config: QualityConfig) -> dict[str, Any]:
         return found | {"clip_score": float(scores_N[mine_N].mean()) if scores_N is not None else None}
 
     overall = measure(None)
-    by_class = {
-        key: measure(label) for label, key in enumerate(sorted(synthetic.classes)) if (synthetic_N == label).any()
-    }
+    present = [(label, key) for label, key in enumerate(sorted(synthetic.classes)) if (synthetic_N == label).any()]
+    by_class = {key: measure(label) for label, key in tqdm(present, desc="distances", unit="class", leave=False)}
     return {
         "what": "quality",
         "synthetic": config.synthetic,

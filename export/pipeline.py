@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,42 @@ from synthclone.engines import artifact, files
 from synthclone.engines.artifact import EngineError
 from synthclone.engines.backend import Engine, Runtime
 from synthclone.engines.device_stream import LANES, make_lane
+from synthclone.engines.spec import AxisRange, EngineSpec
 from synthclone.export.components import ENGINES, make_module
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pipeline:
-    """Everything that sampling needs."""
+class Description:
+    """What a folder of engines says of itself; nothing is loaded."""
 
     folder: Path
     """Where the engines lie."""
-    text_encoder: Engine
-    unet: Engine
-    vae_decoder: Engine
-    tokenizer: Any
-    """transformers' CLIPTokenizer."""
     info: Mapping[str, Any]
     """The content of `pipeline.json`."""
-    engine_keys: Mapping[str, str]
-    """The three engines' keys, for the data set's manifest."""
+    manifests: Mapping[str, Mapping[str, Any]]
+    """The three engines' manifests."""
 
     @property
-    def device(self) -> torch.device:
-        """Where the engines run."""
-        return self.unet.device
+    def engine_keys(self) -> dict[str, str]:
+        """The three engines' keys, for the data set's manifest."""
+        return {name: manifest["key"] for name, manifest in self.manifests.items()}
+
+    @property
+    def rows_depend_on_batch(self) -> bool:
+        """Whether, when it was checked, an engine gave a row other bits in another batch or at another place in it."""
+        return any(
+            error > 0
+            for name in ("unet", "vae_decoder")
+            for point, error in self.manifests[name]["parity"].items()
+            if not point.endswith("_vs_reference")
+        )
+
+    @cached_property
+    def decoder_spec(self) -> EngineSpec:
+        """The signature of the decoder, from which sizes of images and batches follow."""
+        return EngineSpec.from_json(self.manifests["vae_decoder"]["spec"])
 
     def pixels(self, height: int, width: int) -> dict[str, int]:
         """Sizes for a sampler from options in which 0 is the size that the engines are tuned for.
@@ -51,7 +63,7 @@ class Pipeline:
         Raises:
             ValueError: a size that the engines do not take.
         """
-        spec = self.vae_decoder.spec
+        spec = self.decoder_spec
         fixed = dict(zip(("height", "width"), spec.outputs[0].axes[-2:], strict=True))
         wanted = {name: size for name, size in (("height", height), ("width", width)) if size}
         for name, size in wanted.items():
@@ -64,14 +76,30 @@ class Pipeline:
 
     def image_shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the images that such options give."""
-        spec = self.vae_decoder.spec
+        spec = self.decoder_spec
         shape = spec.outputs[0].shape({**spec.sizes("optimum"), **self.pixels(height, width)})
         return shape[-2], shape[-1]
 
     @property
-    def max_batch(self) -> int:
+    def batches(self) -> AxisRange:
         """Images per batch that every engine takes, guidance included."""
-        return self.vae_decoder.spec.ranges["batch"].maximum
+        return self.decoder_spec.ranges["batch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline(Description):
+    """Everything that sampling needs."""
+
+    text_encoder: Engine
+    unet: Engine
+    vae_decoder: Engine
+    tokenizer: Any
+    """transformers' CLIPTokenizer."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the engines run."""
+        return self.unet.device
 
 
 def fingerprint_key(fingerprint: Mapping[str, Mapping[str, Any]]) -> str:
@@ -98,6 +126,16 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
+def describe_pipeline(folder: Path) -> Description:
+    """Read what a folder of engines says of itself.
+
+    Raises:
+        EngineError: an engine is missing or not finished.
+    """
+    manifests = {name: artifact.read_manifest(folder / name) for name in ENGINES}
+    return Description(folder=folder, info=read_info(folder), manifests=manifests)
+
+
 def open_pipeline(folder: Path, device: torch.device) -> Pipeline:
     """Load the three engines.
 
@@ -106,17 +144,16 @@ def open_pipeline(folder: Path, device: torch.device) -> Pipeline:
     """
     from transformers import CLIPTokenizer
 
-    info = read_info(folder)
-    check_unchanged(folder, info)
+    check_unchanged(folder, read_info(folder))
+    described = describe_pipeline(folder)
     # One stream and one block of scratch memory for the three, which never run at the same time.
     runtime = Runtime(lane=make_lane(device) if device.type in LANES else None, cuda_graphs=True)
     engines = {
         name: artifact.open_engine(folder / name, device=device, make_module=make_module, runtime=runtime)
         for name in ENGINES
     }
-    keys = {name: artifact.read_manifest(folder / name)["key"] for name in ENGINES}
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    return Pipeline(folder=folder, **engines, tokenizer=tokenizer, info=info, engine_keys=keys)
+    return Pipeline(folder=folder, info=described.info, manifests=described.manifests, tokenizer=tokenizer, **engines)
 
 
 def check_unchanged(folder: Path, info: Mapping[str, Any]) -> None:

@@ -18,7 +18,8 @@ from synthclone.engines.artifact import EngineError
 from synthclone.export.pipeline import Pipeline
 
 POLL_S = 0.002
-TOO_MUCH = (EngineError, MemoryError, RuntimeError)
+LACK_OF_MEMORY = ("memory", "alloc")
+"""In the words of PyTorch, CUDA, TensorRT and ONNX Runtime, which have no class of errors for it."""
 
 
 def largest_batch(fits: Callable[[int], bool], smallest: int, largest: int) -> int:
@@ -51,11 +52,7 @@ def fitting_batch(
         ValueError: not even the engines' smallest batch fits.
     """
     pipeline = open_engines()
-    span, pixels, device = (
-        pipeline.vae_decoder.spec.ranges["batch"],
-        pipeline.pixels(height, width),
-        pipeline.device,
-    )
+    span, pixels, device = pipeline.batches, pipeline.pixels(height, width), pipeline.device
     del pipeline
 
     def fits(batch: int) -> bool:
@@ -71,13 +68,20 @@ def fitting_batch(
 
         try:
             taken = memory_taken(run, device)
-        except TOO_MUCH as error:
+        except (EngineError, MemoryError, RuntimeError) as error:
+            if not is_lack_of_memory(error):
+                raise
             print(f"batch {batch}: {error}", file=sys.stderr)
             return False
         print(f"batch {batch}: {taken / 2**30:.2f} GiB", file=sys.stderr)
         return taken <= limit_bytes
 
     return largest_batch(fits, span.minimum, span.maximum)
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch may do."""
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in LACK_OF_MEMORY)
 
 
 def memory_taken(run: Callable[[], None], device: torch.device) -> int:

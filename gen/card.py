@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from synthclone.gen import croissant, reading
+from synthclone.gen import croissant, reading, storage
 from synthclone.gen.storage import Storage
 
 FILE = "README.md"
@@ -39,7 +39,7 @@ DTYPES = {bool: "bool", int: "int64", float: "float64", str: "string"}
 
 
 def write_card(target: Storage, manifest: Mapping[str, Any], markers: Mapping[int, Mapping[str, Any]]) -> None:
-    """Write `README.md` and `croissant.json`.
+    """Write `README.md` and `croissant.json`, unless they are there: whoever publishes a set completes them by hand.
 
     Args:
         target: the data set's folder, with at least one finished shard.
@@ -47,6 +47,8 @@ def write_card(target: Storage, manifest: Mapping[str, Any], markers: Mapping[in
         markers: content of the shards' markers, by number, as `shards.markers` gives it. Their `flagged`, if they have
             one, is the number of images that the safety checker flagged.
     """
+    if {FILE, croissant.FILE} <= target.sizes().keys():
+        return
     name = manifest["name"]
     fields = reading.first_sample(target, min(markers)).fields
     license_name, license_url, _ = license_of(manifest)
@@ -61,8 +63,8 @@ def write_card(target: Storage, manifest: Mapping[str, Any], markers: Mapping[in
         front_matter(manifest, markers, fields, name, license_name), sort_keys=False, allow_unicode=True
     )
     text = body(manifest, markers, name=name)
-    target.write(FILE, f"---\n{header}---\n\n{text}".encode())
-    target.write_json(croissant.FILE, metadata)
+    target.create(FILE, f"---\n{header}---\n\n{text}".encode())
+    target.create(croissant.FILE, storage.as_json(metadata))
 
 
 def front_matter(

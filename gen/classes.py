@@ -2,23 +2,27 @@
 
 A list is a name (`digits`, `imagenet100`, `imagenet1k`, `places365`) or a path to the user's own file:
 a `.txt` of WordNet ids, one a line ("#" starts a comment), or a `.yaml` list of
-`{name: ..., description: ..., hypernym: ..., key: ...}` where only `name` is required.
+`{name: ..., description: ..., hypernym: ..., key: ...}` where only `name` is required. All are text that is not empty;
+a key becomes a folder's name.
 
 Classes are sorted by key, and a class's label is its rank: the same labels that an ImageFolder of the same keys gets.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
+from synthclone.engines.nearest import nearest
 from synthclone.gen import wordnet
 
 DATA = Path(__file__).parent / "data" / "classes"
+EXTENSIONS = (".txt", ".yaml", ".yml")
+YAML_FIELDS = ("name", "description", "hypernym", "key")
+FOLDER_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
 Share = Literal["all", "first"]
 """How much of WordNet's words a prompt takes; the literal reading of the paper is all of them."""
 
@@ -43,7 +47,20 @@ def names() -> list[str]:
 
 
 def load(source: str, lemmas: Share = "all", hypernyms: Share = "all") -> tuple[ClassEntry, ...]:
-    """The classes of a named list or of a file, sorted by key.
+    """The classes of a named list or of a file, sorted by key; see `read_entries`.
+
+    Raises:
+        ValueError: as `read_entries`, or two entries have the same key.
+    """
+    entries = read_entries(source, lemmas, hypernyms)
+    for entry, after in pairwise(entries):
+        if entry.key == after.key:
+            raise ValueError(f"{source}: class {entry.key!r} stands twice; remove one or give it a `key` of its own")
+    return entries
+
+
+def read_entries(source: str, lemmas: Share = "all", hypernyms: Share = "all") -> tuple[ClassEntry, ...]:
+    """The entries of a named list or of a file, sorted by key; some may have the same.
 
     Args:
         source: name or path of the list.
@@ -51,32 +68,26 @@ def load(source: str, lemmas: Share = "all", hypernyms: Share = "all") -> tuple[
         hypernyms: which direct hypernyms of a synset; for lists of WordNet ids.
 
     Raises:
-        ValueError: unknown list, unreadable file, malformed or duplicate entry, or a WordNet id that is not there.
+        ValueError: unknown list, unreadable file, malformed entry, or a WordNet id that is not there.
     """
-    path = next(DATA.glob(f"{source}.*"), None) if re.fullmatch(r"[\w-]+", source) else Path(source)
-    if path is None or not path.is_file():
+    path = Path(source)
+    if re.fullmatch(r"[\w-]+", source):
+        path = next(DATA.glob(f"{source}.*"), path)
+    if not path.is_file():
         raise ValueError(
             f"unknown class list {source!r}: neither a file nor one of {', '.join(names())}{nearest(source, names())}"
         )
+    extension = path.suffix.lower()
+    if extension not in EXTENSIONS:
+        raise ValueError(f"{path}: lists are read from files that end in {', '.join(EXTENSIONS)}; rename it")
     try:
-        text = path.read_text(encoding="utf-8")
-        entries = _from_yaml(text) if path.suffix in {".yaml", ".yml"} else _from_wnids(text, lemmas, hypernyms)
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a byte order mark
+        entries = _from_wnids(text, lemmas, hypernyms) if extension == ".txt" else _from_yaml(text)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
     if not entries:
         raise ValueError(f"{path}: no classes in it; give one WordNet id a line, or a YAML list of names")
-    seen: set[str] = set()
-    for entry in entries:
-        if entry.key in seen:
-            raise ValueError(f"{path}: class {entry.key!r} stands twice; remove one or give it a `key` of its own")
-        seen.add(entry.key)
     return tuple(sorted(entries, key=lambda entry: entry.key))
-
-
-def nearest(word: str, valid: Sequence[str]) -> str:
-    """The end of an error message: the valid words that look most like a given one, if any do."""
-    near = get_close_matches(word, valid, n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def from_wnid(wnid: str, lemmas: Share = "all", hypernyms: Share = "all") -> ClassEntry:
@@ -116,21 +127,23 @@ def _from_yaml(text: str) -> list[ClassEntry]:
     items = yaml.safe_load(text)
     if not isinstance(items, list):
         raise ValueError("expected a YAML list of entries with a `name`")
-    entries = []
-    for number, item in enumerate(items, start=1):
-        fields = {"name": item} if isinstance(item, str) else item
-        if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
-            raise ValueError(f"entry {number}: {item!r} has no `name` that is a string; quote numbers and yes/no")
-        if unknown := set(fields) - {"name", "description", "hypernym", "key"}:
+    return [_from_item(item, f"entry {number}") for number, item in enumerate(items, start=1)]
+
+
+def _from_item(item: object, where: str) -> ClassEntry:
+    fields = {"name": item} if isinstance(item, str) else item
+    if not isinstance(fields, dict) or "name" not in fields:
+        raise ValueError(f"{where}: {item!r} has no `name`; give it one, and quote numbers and yes/no")
+    for field, value in fields.items():
+        if field not in YAML_FIELDS:
+            raise ValueError(f"{where}: unknown field {field!r}; valid: {', '.join(YAML_FIELDS)}")
+        if not isinstance(value, str) or not value.strip():
             raise ValueError(
-                f"entry {number}: unknown field {sorted(unknown)[0]!r}; valid: name, description, hypernym, key"
+                f"{where}: {field} is {value!r}, but must be text; quote numbers and yes/no, and leave out what is empty"
             )
-        entries.append(
-            ClassEntry(
-                key=fields.get("key") or re.sub(r"\W+", "_", fields["name"].strip().lower()),
-                name=fields["name"],
-                hypernym=fields.get("hypernym"),
-                definition=fields.get("description"),
-            )
-        )
-    return entries
+    key = fields.get("key", re.sub(r"\W+", "_", fields["name"].strip().lower()))
+    if not FOLDER_NAME.fullmatch(key):
+        raise ValueError(f"{where}: key {key!r} cannot be a folder's name; leave out slashes and a leading dot")
+    return ClassEntry(
+        key=key, name=fields["name"], hypernym=fields.get("hypernym"), definition=fields.get("description")
+    )

@@ -11,9 +11,10 @@ from synthclone.gen.counts import count_images
 from synthclone.gen.guidance import parse_interval
 from synthclone.gen.plan import Plan
 from synthclone.gen.prompts import TEMPLATES, PromptVariant, fields
-from synthclone.gen.solvers import SolverName
+from synthclone.gen.solvers import SolverName, fewest_steps
 
 DEFAULT_PER_CLASS = 100
+DEFAULT_BACKGROUNDS = "places365"
 SafetyMode = Literal["off", "flag", "regenerate"]
 PRESETS = Path(__file__).parents[1] / "configs"
 
@@ -34,7 +35,7 @@ class DatasetOptions:
     """Names of a WordNet synset that a prompt takes, of class and hypernym alike; all is the paper's literal reading."""
     hypernyms: Share = "all"
     """Direct hypernyms of a class that a prompt takes; all is the paper's literal reading."""
-    backgrounds: str = "places365"
+    backgrounds: str = DEFAULT_BACKGROUNDS
     """Backgrounds of c,h-inside-b and of {b}: a named class list, or a .txt of scene names or .yaml of one's own."""
     negative_prompt: str = ""
     """What guidance leads away from."""
@@ -72,8 +73,14 @@ class DatasetOptions:
     def __post_init__(self) -> None:
         if self.template and self.captions:
             raise ValueError("--template and --captions both give whole prompts; give one of them")
-        if self.template:
-            fields(self.template)
+        named = self.prompt_fields()
+        if self.backgrounds != DEFAULT_BACKGROUNDS and "b" not in named:
+            raise ValueError(
+                f"--backgrounds {self.backgrounds} does nothing without a background in the prompt; give "
+                "--prompt c,h-inside-b or a --template with {b}"
+            )
+        if self.steps < (fewest := fewest_steps(self.solver)):
+            raise ValueError(f"--steps is {self.steps}, but solver {self.solver} takes {fewest} or more")
         if self.per_class is not None and self.counts_from is not None:
             raise ValueError(
                 f"--per-class {self.per_class} and --counts-from {self.counts_from} both give class counts; give one of "
@@ -92,15 +99,20 @@ class DatasetOptions:
         if self.negative_prompt and self.guidance == 1:
             raise ValueError("--negative-prompt does nothing without guidance; give a --guidance over 1")
 
+    def prompt_template(self) -> str:
+        """What prompts are made from; empty where captions are whole ones."""
+        return "" if self.captions else self.template or TEMPLATES[self.prompt]
+
+    def prompt_fields(self) -> frozenset[str]:
+        """The fields that prompts take: of c, h, d and b."""
+        template = self.prompt_template()
+        return fields(template) if template else frozenset()
+
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(DatasetOptions):
-    """Generate a sharded, resumable, reproducible image data set from class names."""
+class GenerateOptions(DatasetOptions):
+    """How a data set's images are made, beside what they are."""
 
-    engines: Path
-    """Folder that `synthclone build` made."""
-    output: str
-    """Folder or URL (s3://, gs://, hf://) for the data set; one that holds part of the same data set is completed."""
     safety: SafetyMode = "off"
     """The checkpoint's own safety checker: off, flag (a field of the image's JSON), or regenerate from another seed."""
     safety_checker: Path | None = None
@@ -120,6 +132,10 @@ class GenerateConfig(DatasetOptions):
         super().__post_init__()
         if self.workers < 0 or self.retries < 1:
             raise ValueError(f"--workers is {self.workers} and --retries {self.retries}, but must be at least 0 and 1")
+        if self.workers and self.distributor == "none":
+            raise ValueError(
+                f"--workers {self.workers} does nothing with --distributor none; give --distributor local or ray"
+            )
         if self.memory_limit < 0:
             raise ValueError(f"--memory-limit is {self.memory_limit}, but must be 0 (none) or more")
         if self.memory_limit and self.batch:
@@ -130,6 +146,21 @@ class GenerateConfig(DatasetOptions):
             raise ValueError("--profile looks into this process; give --distributor none with it")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(GenerateOptions):
+    """Generate a sharded, resumable, reproducible image data set from class names."""
+
+    engines: Path
+    """Folder that `synthclone build` made."""
+    output: str
+    """Folder or URL (s3://, gs://, hf://) for the data set; one that holds part of the same data set is completed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.output.strip():
+            raise ValueError("--output is empty (a shell variable that is not set?); give a folder or a URL")
+
+
 def make_plan(config: DatasetOptions) -> Plan:
     """The plan of a configuration; warns where prompts cannot tell classes apart.
 
@@ -137,8 +168,7 @@ def make_plan(config: DatasetOptions) -> Plan:
         ValueError: an unknown or malformed list, a class without the words that its prompt needs, or without a count.
     """
     entries = classes.load(config.classes, config.lemmas, config.hypernyms)
-    template = "" if config.captions else config.template or TEMPLATES[config.prompt]
-    named = fields(template) if template else frozenset()
+    template, named = config.prompt_template(), config.prompt_fields()
     if named and not named & {"h", "d"}:
         for name, keys in classes.same_names(entries).items():
             print(

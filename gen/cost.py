@@ -59,31 +59,28 @@ def engines_cost(engines: Path, height: int, width: int) -> tuple[tuple[int, int
 
     Raises:
         EngineError: no engines there.
+        ValueError: a size that they do not take.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from synthclone.engines import artifact
     from synthclone.engines.spec import EngineSpec
     from synthclone.export import components, diffusion
-    from synthclone.export.pipeline import read_info
+    from synthclone.export.pipeline import describe_pipeline
 
-    info, tflop = read_info(engines), {}
-    specs = {name: EngineSpec.from_json(artifact.read_manifest(engines / name)["spec"]) for name in components.ENGINES}
-    wanted = {name: pixels for name, pixels in (("height", height), ("width", width)) if pixels}
-
-    def sizes(spec: EngineSpec) -> dict[str, int]:
-        chosen = {name: pixels for name, pixels in wanted.items() if name in spec.ranges}
-        return {**spec.sizes("optimum"), **chosen, "batch": 1}
-
-    shape = specs["vae_decoder"].outputs[0].shape(sizes(specs["vae_decoder"]))[-2:]
+    described, tflop = describe_pipeline(engines), {}
+    info, shape = described.info, described.image_shape(height, width)
     if not Path(info["model_folder"]).is_dir():
-        return (shape[0], shape[1]), None
+        return shape, None
+    pixels = described.pixels(height, width)
     checkpoint = diffusion.reopen(info, engines)
-    for name, spec in specs.items():
+    for name, manifest in described.manifests.items():
+        spec = EngineSpec.from_json(manifest["spec"])
+        chosen = {axis: size for axis, size in pixels.items() if axis in spec.ranges}
+        sizes = {**spec.sizes("optimum"), **chosen, "batch": 1}
         with torch.device("meta"):
             module = components.make_module(components.module_config(checkpoint, name))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module.to("meta")(*(value.to("meta") for value in spec.sample(sizes(spec), seed=0).values()))
+            module.to("meta")(*(value.to("meta") for value in spec.sample(sizes, seed=0).values()))
         tflop[f"{name}_tflop"] = counter.get_total_flops() / 1e12
-    return (shape[0], shape[1]), ModelCost(name=str(info["model"]), height=shape[0], width=shape[1], **tflop)
+    return shape, ModelCost(name=str(info["model"]), height=shape[0], width=shape[1], **tflop)

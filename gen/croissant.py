@@ -65,6 +65,8 @@ MEANINGS = {
     "guidance": "Scale of classifier-free guidance.",
     "solver": "Diffusion solver.",
     "steps": "Diffusion steps.",
+    "negative_prompt": "What guidance led away from.",
+    "guidance_interval": "Share of the steps with guidance, from and to.",
     "model": "Name of the text-to-image model.",
     "model_sha256": "Hash of all its files.",
     "attempt": "How often the image was made before and not kept, for its safety.",

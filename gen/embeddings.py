@@ -6,6 +6,7 @@ to spend on every one of a thousand images again.
 Shapes: B prompts, L tokens, D channels.
 """
 
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -73,6 +74,8 @@ class Embeddings:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="synthclone-embeddings-")
         path = Path(self._folder.name) / f"{len(self._blocks)}.bin"
+        with path.open("wb") as file:  # taken now: a full disk is an error here, and would be a crash at a mapped page
+            os.posix_fallocate(file.fileno(), 0, block_bytes)
         # NumPy has no bfloat16: the file holds bytes, and PyTorch sees them in the encoder's type.
-        mapped = np.memmap(path, dtype=np.uint8, mode="w+", shape=(block_bytes,))
+        mapped = np.memmap(path, dtype=np.uint8, mode="r+", shape=(block_bytes,))
         return torch.from_numpy(mapped).view(like_LD.dtype).view(shape)

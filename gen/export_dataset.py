@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from synthclone.engines.command import run
 from synthclone.gen import export_card, retry, shards, storage, well_formed
+from synthclone.gen.merge import open_whole
 from synthclone.gen.shards import Dataset, Sample
 from synthclone.gen.storage import Storage
 
@@ -53,7 +54,7 @@ class ExportConfig:
 
 def main(config: ExportConfig) -> None:
     """Write what is not there yet."""
-    source = shards.open_whole(config.dataset)
+    source = open_whole(config.dataset)
     target = storage.at(config.output)
     what = {"format": config.format, "shards_sha256": shards.digest_of(source.shards)}
     resumed, lay_out = claim(target, what), LAYOUTS[config.format]

@@ -13,13 +13,18 @@ unbroken run, for an image depends on nothing but its class, its serial number a
 import sys
 from collections.abc import Sequence
 
+from tqdm import tqdm
+
 from synthclone.engines import backend
 from synthclone.engines.command import run
+from synthclone.export.pipeline import describe_pipeline
 from synthclone.gen import card, production, shards, storage, timeline
 from synthclone.gen.config import PRESETS, GenerateConfig, make_plan
 from synthclone.gen.launch import Launch
 from synthclone.gen.local_workers import generate_locally
+from synthclone.gen.manifest import compare, identity, recorded_batch
 from synthclone.gen.plan import Plan
+from synthclone.gen.production import plan_dataset
 from synthclone.gen.progress import WorkerProgress, image_bar
 from synthclone.gen.ray_workers import generate_on_ray
 from synthclone.gen.shard_queue import ShardQueue
@@ -36,38 +41,55 @@ def main(config: GenerateConfig) -> None:
 
 def generate(config: GenerateConfig, plan: Plan, launch: Launch) -> None:
     """Make a plan's shards, as far as they are not there yet, in the way that the configuration asks for."""
-    if config.distributor == "none":
-        generate_here(config, plan, launch)
-    else:
-        distribute = generate_locally if config.distributor == "local" else generate_on_ray
-        target = storage.at(config.output)
-        storage.sweep(target)
-        finished = shards.finished(target)
-        todo = [number for number in range(plan.num_shards) if number not in finished]
-        with image_bar(plan, set(range(plan.num_shards)), finished) as bar:
+    launch.check(config.distributor)
+    target = storage.at(config.output)
+    # From the engines' descriptions: a mistake is better known before anything is loaded, and when nothing is left to do.
+    manifest = plan_dataset(config, plan, describe_pipeline(config.engines), config.batch or recorded_batch(target))
+    if shards.MANIFEST in target.sizes():
+        compare(target, manifest)
+    storage.sweep(target)
+    mine = set(range(launch.rank, plan.num_shards, launch.world_size))
+    todo = sorted(mine - shards.finished(target, identity(manifest)))
+    with image_bar(plan, mine, mine - set(todo), place=launch.local_rank) as bar:
+        if config.distributor == "none":
+            generate_here(config, plan, launch, todo, bar)
+        else:
+            distribute = generate_locally if config.distributor == "local" else generate_on_ray
             distribute(config, plan, ShardQueue(todo, retries=config.retries), WorkerProgress(bar))
+    finish(config, plan, launch)
+
+
+def generate_here(config: GenerateConfig, plan: Plan, launch: Launch, todo: Sequence[int], bar: tqdm) -> None:
+    """Make shards in this process."""
+    recorded = timeline.Timeline(recording=config.profile is not None)
+    profile = launch.own_file(config.profile) if config.profile else None
+    if profile is not None:
+        timeline.write_trace([], profile)  # a path that cannot be written is better known now
+    maker = production.open_maker(
+        config, plan, backend.pick_device(launch.device(config.device)), on_images=bar.update, timeline=recorded
+    )
+    try:
+        for _ in maker.make(todo):
+            pass
+    finally:  # also of a run that was interrupted
+        if profile is not None:
+            spans = recorded.collect()
+            timeline.write_trace(spans, profile)
+            print(timeline.table(spans), file=sys.stderr)
+
+
+def finish(config: GenerateConfig, plan: Plan, launch: Launch) -> None:
+    """Write the card if all shards are there; say how far the data set is."""
     target = storage.at(config.output)
     markers = shards.markers(target, target.sizes())
-    if len(markers) == plan.num_shards:  # else other ranks are still at work
+    if len(markers) == plan.num_shards:
         card.write_card(target, shards.read_manifest(target), markers)
         print(f"{config.output}: {plan.num_images} images of {len(plan.classes)} classes in {plan.num_shards} shards")
-
-
-def generate_here(config: GenerateConfig, plan: Plan, launch: Launch) -> None:
-    """Make this process's share of the shards: all of them, unless a launcher has started several."""
-    recorded = timeline.Timeline(recording=config.profile is not None)
-    maker = production.open_maker(config, plan, backend.pick_device(launch.device(config.device)), timeline=recorded)
-    storage.sweep(maker.target)
-    mine = set(range(launch.rank, plan.num_shards, launch.world_size))
-    finished = shards.finished(maker.target) & mine
-    with image_bar(plan, mine, finished, place=launch.local_rank) as bar:
-        maker.on_images = bar.update
-        for _ in maker.make(sorted(mine - finished)):
-            pass
-    if config.profile is not None:
-        spans = recorded.collect()
-        timeline.write_trace(spans, config.profile)
-        print(timeline.table(spans), file=sys.stderr)
+    else:
+        print(
+            f"{config.output}: {len(markers)} of {plan.num_shards} shards are there; rank {launch.rank} of "
+            f"{launch.world_size} has made its own, and the others are left to their ranks, or to another run"
+        )
 
 
 def command(argv: Sequence[str] | None = None) -> int:

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+"""Of Slurm's the step's own number of tasks: a batch script is no rank, though it has the job's number and a rank of 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +47,24 @@ class Launch:
         if not torch.cuda.is_available():
             return wanted
         return f"cuda:{self.local_rank % torch.cuda.device_count()}"
+
+    def check(self, distributor: str) -> None:
+        """Refuse what would start the same workers in every rank.
+
+        Raises:
+            ValueError: the message says which of the two to leave out.
+        """
+        if distributor == "ray" and self.world_size > 1:
+            raise ValueError(
+                f"--distributor ray hands out the shards itself, but this is one of {self.world_size} ranks; start it once, "
+                "without torchrun or srun"
+            )
+        if distributor == "local" and self.local_rank > 0:
+            raise ValueError(
+                "--distributor local starts a process for each GPU of a machine itself, but a launcher has started several "
+                "on this one; start one a machine (--nproc-per-node 1, --ntasks-per-node 1), or leave out --distributor"
+            )
+
+    def own_file(self, path: Path) -> Path:
+        """The path itself, or, among several ranks, one that bears the rank."""
+        return path if self.world_size == 1 else path.with_stem(f"{path.stem}-{self.rank}")

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,6 +26,8 @@ from synthclone.gen.progress import WorkerProgress
 from synthclone.gen.shard_queue import ShardQueue
 
 FLUSH, STOP = -1, -2
+DYING_S = 10.0
+"""For a process whose pipe is closed to end by itself."""
 
 
 def generate_locally(config: GenerateConfig, plan: Plan, queue: ShardQueue, progress: WorkerProgress) -> None:
@@ -69,9 +72,11 @@ class Supervisor:
             ready = wait([worker.connection for worker in self.workers])
             for worker in [worker for worker in self.workers if worker.connection in ready]:
                 try:
-                    self._hear(worker, *worker.connection.recv())
+                    message = worker.connection.recv()
                 except (EOFError, OSError):  # also in the middle of a message
                     self._replace(worker)
+                else:
+                    self._hear(worker, *message)
 
     def _hear(self, worker: Worker, kind: str, value: Any) -> None:
         if kind == "mistake":
@@ -90,15 +95,19 @@ class Supervisor:
             worker.wants = True
         for waiting in self.workers:
             if waiting.wants and (number := self.queue.take(waiting)) is not None:
-                self._answer(waiting, number)
+                waiting.wants = False
+                self._tell(waiting, number)
         if kind == "next" and worker.wants and self.queue.empty:
-            worker.connection.send(FLUSH)  # it stays wanting: its next word is "done", or nothing at all
+            self._tell(worker, FLUSH)  # it stays wanting: its next word is "done", or nothing at all
 
-    def _answer(self, worker: Worker, number: int) -> None:
-        worker.wants = False
-        worker.connection.send(number)
+    def _tell(self, worker: Worker, order: int) -> None:
+        """Send an order. To one that has just died it is lost, and the end of its pipe, which is read soon, tells that."""
+        with suppress(OSError):
+            worker.connection.send(order)
 
     def _replace(self, worker: Worker) -> None:
+        worker.process.join(DYING_S)
+        worker.process.kill()  # its pipe is closed; it may still hang in a driver
         worker.process.join()
         worker.connection.close()
         self.workers.remove(worker)
@@ -117,10 +126,7 @@ class Supervisor:
     def end(self) -> None:
         """Let idle workers go, and stop the others: what they have in hand is made anew by the next run."""
         for worker in self.workers:
-            try:
-                worker.connection.send(STOP)
-            except OSError:  # it is gone already
-                continue
+            self._tell(worker, STOP)
         for worker in self.workers:
             if self.queue.finished:
                 worker.process.join(timeout=30)

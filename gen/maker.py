@@ -85,7 +85,7 @@ class ShardMaker:
     review: Review | None = None
     """Looks at each batch of images before it is kept; from it come safety flags."""
     on_images: Callable[[int], None] = lambda count: None
-    """Told how many images have come out of the U-Net; called on the thread that runs `make`."""
+    """Told how many images have come out of the U-Net, each once; called on the thread that runs `make`."""
     timeline: Timeline = field(default_factory=Timeline)
 
     def make(self, numbers: Iterable[int]) -> Iterator[int]:
@@ -112,7 +112,7 @@ class ShardMaker:
                 preparing = flow.prepare.submit(flow.next_batch)
                 latent_BCHW = self.sampler.latents(batch)
                 flow.hand_over(slots, latent_BCHW)
-                self.on_images(len(slots))
+                self.on_images(sum(not slot.attempt for slot in slots))
                 yield from flow.written(most=SHARDS_IN_FLIGHT)
             yield from flow.written(most=0)
 
@@ -129,7 +129,7 @@ class _Flow:
         self.prepare, self.decode, self.write = (
             stack.enter_context(_pool(name, 1)) for name in ("prepare", "decode", "write")
         )
-        self.jpeg = stack.enter_context(_pool("jpeg", max(1, min(8, (os.cpu_count() or 2) - 1))))
+        self.jpeg = stack.enter_context(_pool("jpeg", min(8, os.cpu_count() or 1)))
         # Runs first on the way out, so that an interrupted run does not finish what is queued.
         stack.callback(self._drop)
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from synthclone.engines.command import run
 from synthclone.gen import card, shards, storage
 from synthclone.gen.manifest import start_dataset
-from synthclone.gen.shards import Dataset, Sample, Shard, open_whole
+from synthclone.gen.shards import Dataset, Sample, Shard
 
 DEFINITION = ("name", "hypernym", "definition")
 """What must agree where two sources have a class of the same key."""
@@ -62,6 +62,21 @@ def main(config: MergeConfig) -> None:
     if all("sampling" in part for part in card.generated(manifest)):  # the card is one of synthetic images
         card.write_card(target, manifest, shards.markers(target, target.sizes()))
     print(f"{config.output}: {first} images of {len(classes)} classes in {len(parts)} shards")
+
+
+def open_whole(location: str) -> Dataset:
+    """A data set of which no shard is missing.
+
+    Raises:
+        ValueError: it is not finished, or no data set.
+    """
+    source = shards.read_dataset(location)
+    expected = source.manifest.get("num_images", source.num_images)
+    if source.num_images != expected:
+        raise ValueError(
+            f"{location} has {source.num_images} of its {expected} images; run the command that makes it to the end first"
+        )
+    return source
 
 
 def refuse_repeats(sources: Sequence[Dataset]) -> None:

@@ -43,6 +43,8 @@ class Origin:
             **{name: self.manifest["sampling"][name] for name in ("guidance", "solver", "steps")},
             **{name: self.manifest[name] for name in ("model", "model_sha256") if name in self.manifest},
         }
+        sampling = self.manifest["sampling"]  # of which what is as usual is not said again for every image
+        due |= {name: sampling[name] for name in ("negative_prompt", "guidance_interval") if name in sample.fields}
         if self.source is not None:
             due |= {"source": self.source, "source_key": f"{planned.index:09d}"}
         for name, value in due.items():

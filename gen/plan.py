@@ -21,6 +21,10 @@ from synthclone.gen.noise import image_seed
 from synthclone.gen.prompts import prompt
 
 FEISTEL_ROUNDS = 6
+MAX_SHARDS = 10**6
+"""000000 to 999999: readers look for six digits."""
+MAX_IMAGES = 10**12
+"""Far from where indices leave 64 bits, and from any disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +63,20 @@ class Plan:
 
     def __post_init__(self) -> None:
         assert len(self.classes) == len(self.counts)
-        if sum(self.counts) < 1 or min(self.counts) < 0:
+        if self.num_images < 1 or min(self.counts) < 0:
             raise ValueError("a data set needs at least one image; give --per-class 1 or more")
+        if self.num_images > MAX_IMAGES:
+            raise ValueError(
+                f"{self.num_images:,} images are more than the {MAX_IMAGES:,} that a data set may have; "
+                "give a smaller --per-class or --multiplier"
+            )
         if self.shard_size < 1:
             raise ValueError(f"shard size is {self.shard_size}, but must be 1 or more")
+        if self.num_shards > MAX_SHARDS:
+            raise ValueError(
+                f"--shard-size {self.shard_size} makes {self.num_shards:,} shards, but only {MAX_SHARDS:,} have names of "
+                f"six digits; give --shard-size {-(-self.num_images // MAX_SHARDS)} or more"
+            )
 
     @cached_property
     def num_images(self) -> int:

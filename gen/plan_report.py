@@ -18,17 +18,20 @@ import numpy as np
 
 from synthclone.engines.command import run
 from synthclone.gen import cost, tokens
-from synthclone.gen.config import PRESETS, DatasetOptions, make_plan
+from synthclone.gen.config import PRESETS, GenerateOptions, make_plan
 from synthclone.gen.plan import Plan
 from synthclone.gen.resize import resize, stored_shape
+from synthclone.gen.solvers import check_steps
 
 NUM_SAMPLES = 5
+SCHEDULER = {"num_train_timesteps": 1000, "steps_offset": 1}
+"""Of Stable Diffusion 1.4, as far as it bounds the steps."""
 TAR_BYTES_PER_IMAGE = 4 * 512 + 256
 """Two headers, a block of JSON, half a block of padding after the JPEG, and the index's line."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig(DatasetOptions):
+class PlanConfig(GenerateOptions):
     """Print what `synthclone generate` would make with the same options, and what it would cost, without generating."""
 
     engines: Path | None = None
@@ -51,6 +54,7 @@ class PlanConfig(DatasetOptions):
 
 def report(config: PlanConfig, plan: Plan) -> dict[str, Any]:
     """The numbers of a plan; None stands for what is not known."""
+    check_steps(config.solver, config.steps, scheduler_of(config))
     generated, model = model_of(config)
     height, width = stored_shape(*generated, config.stored_size)
     distinct = tokens.num_distinct(tokens.used_prompts(plan))
@@ -83,6 +87,16 @@ def report(config: PlanConfig, plan: Plan) -> dict[str, Any]:
         "tokens_counted": tokenizer is not None,
         "sample_prompts": [plan.image(index).prompt for index in range(min(NUM_SAMPLES, plan.num_images))],
     }
+
+
+def scheduler_of(config: PlanConfig) -> dict[str, Any]:
+    """The scheduler's settings."""
+    if config.engines is None:
+        return SCHEDULER
+    from synthclone.export.pipeline import read_info  # with PyTorch, which a plan without engines does not need
+
+    scheduler: dict[str, Any] = read_info(config.engines)["scheduler"]
+    return scheduler
 
 
 def model_of(config: PlanConfig) -> tuple[tuple[int, int], cost.ModelCost | None]:

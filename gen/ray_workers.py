@@ -9,6 +9,7 @@ others and a new actor takes its place. Without a cluster Ray starts one on this
 
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 from synthclone.engines.command import USER_MISTAKES
@@ -61,10 +62,8 @@ def generate_on_ray(config: GenerateConfig, plan: Plan, queue: ShardQueue, progr
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0) if asked else ([], [])
         for question in answered:
             place = asked.pop(question)
-            try:
+            with suppress(ray.exceptions.RayError):  # its task will tell
                 progress.made(place, ray.get(question))
-            except ray.exceptions.RayActorError:
-                continue  # its task will tell
         silent = {place for place, _, _ in busy.values()} - set(asked.values())
         asked.update({actor.num_images.remote(): place for place, _, actor in busy.values() if place in silent})
 
@@ -79,11 +78,12 @@ def generate_on_ray(config: GenerateConfig, plan: Plan, queue: ShardQueue, progr
                 place, numbers, actor = busy.pop(task)
                 try:
                     mistake = ray.get(task)
-                except ray.exceptions.RayActorError as error:
+                except ray.exceptions.RayError as error:  # the actor is gone, or raised what is no user's mistake
+                    ray.kill(actor)
                     progress.died(place)
                     for question in [question for question, whose in asked.items() if whose == place]:
                         del asked[question]
-                    queue.lost(place, str(error).splitlines()[0])
+                    queue.lost(place, reason_of(error))
                     actor = start(place)
                 else:
                     if mistake is not None:
@@ -95,6 +95,12 @@ def generate_on_ray(config: GenerateConfig, plan: Plan, queue: ShardQueue, progr
     finally:
         for _, _, actor in busy.values():
             ray.kill(actor)
+
+
+def reason_of(error: Any) -> str:
+    """One line of Ray's many."""
+    cause = getattr(error, "cause", None)  # of what an actor raised
+    return repr(cause) if cause is not None else str(error).strip().splitlines()[0]
 
 
 class Maker:

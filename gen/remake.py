@@ -1,21 +1,26 @@
-"""Generation of what is missing in a data set, from its own manifest: the words and counts in it, not the lists they came from."""
+"""Shards made again from a data set's own manifest: the words and counts in it, not the lists they came from."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthclone.engines import artifact
-from synthclone.gen import generate
+from synthclone.engines import artifact, backend
 from synthclone.gen import manifest as manifests
-from synthclone.gen.launch import Launch
+from synthclone.gen import production
+from synthclone.gen.maker import ShardMaker
 from synthclone.gen.plan import Plan
+from synthclone.gen.progress import image_bar
 
 
-def check_engines(manifest: Mapping[str, Any], engines: Path) -> None:
-    """Refuse engines that would give other images, before anything is taken away.
+def open_remaker(
+    manifest: Mapping[str, Any], plan: Plan, engines: Path, output: str, safety_checker: Path | None
+) -> ShardMaker:
+    """Everything that making the shards again needs, opened and held against the manifest before anything is touched.
 
     Raises:
-        ValueError: the folder lacks an engine, or one of them has another key.
+        ValueError: the folder lacks an engine, or one of them has another key; the safety checker is gone or another
+            one; or this version's defaults would make another data set.
     """
     for name, key in manifest["engines"].items():
         found = artifact.read_manifest(engines / name)["key"]
@@ -23,12 +28,15 @@ def check_engines(manifest: Mapping[str, Any], engines: Path) -> None:
             raise ValueError(
                 f"{engines}/{name} has key {found}, but the data set was made by {key}; give the engines that made it"
             )
+    config = manifests.config_of(manifest, engines=engines, output=output)
+    if safety_checker is not None:
+        config = dataclasses.replace(config, safety_checker=safety_checker)
+    return production.open_maker(config, plan, backend.pick_device(config.device))
 
 
-def remake(manifest: Mapping[str, Any], plan: Plan, engines: Path, output: str) -> None:
-    """Generate every shard that is not finished.
-
-    Raises:
-        ValueError: the engines, or this version's defaults, would make another data set.
-    """
-    generate.generate(manifests.config_of(manifest, engines=engines, output=output), plan, Launch())
+def remake(maker: ShardMaker, numbers: Sequence[int]) -> None:
+    """Make shards again; each takes the place of the one that is there when it is complete."""
+    with image_bar(maker.plan, set(numbers), set()) as bar:
+        maker.on_images = bar.update
+        for _ in maker.make(numbers):
+            pass

@@ -1,6 +1,7 @@
 """Object stores fail now and then: what to try again, how often, and one clear line for what will not mend itself.
 
-Throttling, 5xx answers, connections that break and time-outs pass; missing credentials, buckets and rights do not.
+Throttling, 5xx answers, commits that met another's, connections that break and time-outs pass; missing credentials,
+buckets and rights do not.
 """
 
 import random
@@ -25,6 +26,8 @@ TRANSIENT_CODES = {
     "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeTooSkewed", "Throttling",
     "ThrottlingException", "TooManyRequestsException", "BadDigest",
 }  # fmt: skip
+TRANSIENT_STATUSES = {409, 412, 429}
+"""Another's commit came between (Hugging Face), and too many requests; beside these, 500 and over."""
 NO_CREDENTIALS = {
     "NoCredentialsError", "PartialCredentialsError", "NoAuthTokenError", "ProfileNotFound", "LocalTokenNotFoundError",
     "DefaultCredentialsError", "CredentialRetrievalError",
@@ -41,6 +44,7 @@ def persist(action: Callable[[], T], what: str) -> T:
     Raises:
         ValueError: credentials, rights or the bucket are missing; the message says what mends it.
         FileNotFoundError: there is no such file.
+        FileExistsError: there is one already, and it was not to be replaced.
         OSError: it failed `TRIES` times.
     """
     for attempt in range(1, TRIES + 1):
@@ -49,7 +53,7 @@ def persist(action: Callable[[], T], what: str) -> T:
         except Exception as error:  # each library has errors of its own; what is not known is raised again
             if mend := _mend(error):
                 raise ValueError(f"cannot {what}: {mend}") from error
-            if isinstance(error, FileNotFoundError) or not is_transient(error):
+            if isinstance(error, FileNotFoundError | FileExistsError) or not is_transient(error):
                 raise
             if attempt == TRIES:
                 raise OSError(
@@ -66,13 +70,15 @@ def is_transient(error: BaseException) -> bool:
         if isinstance(cause, ConnectionError | TimeoutError) or type(cause).__name__ in TRANSIENT_NAMES:
             return True
         status, code = _answer(cause)
-        if status == 429 or status >= 500 or code in TRANSIENT_CODES:
+        if status in TRANSIENT_STATUSES or status >= 500 or code in TRANSIENT_CODES:
             return True
     return False
 
 
 def _mend(error: BaseException) -> str | None:
     """What the user must do first, or None."""
+    if any(_answer(cause)[1] in TRANSIENT_CODES for cause in _chain(error)):
+        return None  # RequestTimeTooSkewed comes with status 403, as denied access does
     for cause in _chain(error):
         status, code = _answer(cause)
         if type(cause).__name__ in NO_CREDENTIALS:

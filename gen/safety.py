@@ -11,6 +11,7 @@ Each image is looked at by itself, so that a flag (and with it the bytes of the 
 a batch. Storing the flag is left to whoever writes the shards.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from synthclone.engines import files
 from synthclone.gen import reading
 from synthclone.gen.config import SafetyMode
 from synthclone.gen.maker import Review, Verdict
 from synthclone.gen.plan import PlannedImage
 
 MAX_ATTEMPTS = 20
+CONFIGS = ("safety_checker/config.json", "feature_extractor/preprocessor_config.json")
+MEND = "give --safety off, or --safety-checker DIR with a diffusers folder that has one"
 SPECIAL_CARE_ADJUSTMENT = 0.01
 """By how much every concept's threshold falls once a special-care concept is seen (diffusers' safety_checker.py)."""
 
@@ -56,21 +60,42 @@ class Checker:
             return bool((torch.round(above_BC, decimals=3) > 0).any())
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that has no safety checker, or none that is safe to load.
+
+    Raises:
+        ValueError: the message says what it lacks.
+    """
+    missing = [name for name in CONFIGS if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} has no safety checker (it lacks {', '.join(missing)}); {MEND}")
+    if not list((folder / "safety_checker").glob("*.safetensors")):
+        raise ValueError(
+            f"{folder}/safety_checker has no .safetensors weights, and pickled ones are never loaded; {MEND}"
+        )
+
+
+def digest(folder: Path) -> str:
+    """sha256 of all that decides what the checker of a diffusers folder flags.
+
+    Raises:
+        ValueError: it has none.
+    """
+    check_folder(folder)
+    weights = sorted((folder / "safety_checker").glob("*.safetensors"))
+    whole = hashlib.sha256()
+    for path in (*(folder / name for name in CONFIGS), *weights):
+        whole.update(f"{path.name} {files.sha256(path)}\n".encode())
+    return whole.hexdigest()
+
+
 def open_checker(folder: Path, device: torch.device) -> Checker:
     """The safety checker of a diffusers folder, from `safety_checker/` and `feature_extractor/`.
 
     Raises:
         ValueError: the folder has none, only a pickled one, or one that lacks weights.
     """
-    mend = "give --safety off, or --safety-checker DIR with a diffusers folder that has one"
-    needed = ("safety_checker/config.json", "feature_extractor/preprocessor_config.json")
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} has no safety checker (it lacks {', '.join(missing)}); {mend}")
-    if not list((folder / "safety_checker").glob("*.safetensors")):
-        raise ValueError(
-            f"{folder}/safety_checker has no .safetensors weights, and pickled ones are never loaded; {mend}"
-        )
+    check_folder(folder)
     from diffusers.pipelines.stable_diffusion import safety_checker
 
     load: Any = (
@@ -85,7 +110,7 @@ def open_checker(folder: Path, device: torch.device) -> Checker:
             output_loading_info=True,
         )
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{folder}/safety_checker cannot be loaded ({str(error).splitlines()[0]}); {mend}") from error
+        raise ValueError(f"{folder}/safety_checker cannot be loaded ({str(error).splitlines()[0]}); {MEND}") from error
     # transformers fills what a file lacks with random numbers and goes on.
     if absent := sorted(report["missing_keys"]):
         raise ValueError(f"{folder}/safety_checker lacks the weights {', '.join(absent[:3])}; download it again")

@@ -22,6 +22,10 @@ from synthclone.gen.plan import PlannedImage
 from synthclone.gen.solvers import Step
 from synthclone.gen.step_kernel import Stepper
 
+LEAST_SPREAD = 8
+"""Grey levels between the darkest and the brightest pixel, in some channel, of what is a picture: more than what JPEG adds to
+or takes from one colour, so that `synthclone verify` agrees."""
+
 
 class BadImageError(ValueError):
     """The decoder gave NaN, Inf or a constant image, twice; nothing of it is stored."""
@@ -148,8 +152,8 @@ def is_bad(image_BCHW: torch.Tensor, pixels_BHWC: torch.Tensor) -> torch.Tensor:
     """Which images hold NaN or Inf as they come from the decoder, or are one flat colour as uint8."""
     low_B, high_B = torch.aminmax(image_BCHW.flatten(1), dim=1)  # both are NaN where any value is
     finite_B = torch.isfinite(low_B) & torch.isfinite(high_B)
-    flat_BN = pixels_BHWC.flatten(1)
-    return ~finite_B | (flat_BN.amin(1) == flat_BN.amax(1))
+    low_BC, high_BC = torch.aminmax(pixels_BHWC.flatten(1, 2), dim=1)
+    return ~finite_B | ((high_BC - low_BC).amax(1) < LEAST_SPREAD)
 
 
 def to_uint8(image_BCHW: torch.Tensor) -> torch.Tensor:

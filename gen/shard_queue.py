@@ -40,6 +40,7 @@ class ShardQueue:
         """A shard is safe in the storage."""
         self._in_hand[worker].remove(number)
         self._deaths.pop(number, None)
+        self._deaths.pop(None, None)  # some worker works
 
     def lost(self, worker: Any, reason: str) -> None:
         """A worker is gone: its shards wait again, and the oldest of them is blamed.
@@ -52,8 +53,11 @@ class ShardQueue:
         self._deaths[blamed] += 1
         if self._deaths[blamed] >= self._retries:
             where = "before they took a shard" if blamed is None else f"while they made shard {blamed:06d}"
+            if len(given_back) > 1:
+                where += f" (and had {', '.join(f'{number:06d}' for number in given_back[1:])} in hand)"
             raise WorkersLostError(
-                f"{self._deaths[blamed]} workers died {where} (the last one: {reason}); finished shards stay. Look for "
-                "a lack of memory (lower --batch or --workers), then run the same command again to go on"
+                f"{self._deaths[blamed]} workers died {where}; the last one: {reason}. Finished shards stay. If it was "
+                "killed, look for a lack of memory (lower --batch or --workers); else what it printed above says why. "
+                "Then run the same command again to go on"
             )
         self._waiting.extendleft(reversed(given_back))

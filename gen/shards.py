@@ -186,10 +186,25 @@ def read_marker(source: Storage, number: int) -> dict[str, Any]:
     return marker
 
 
-def finished(source: Storage) -> set[int]:
-    """Numbers of the shards that are whole: marked, indexed, and with a tar of the recorded size."""
+def finished(source: Storage, dataset: str = "") -> set[int]:
+    """Numbers of the shards that are whole: marked, indexed, and with a tar of the recorded size.
+
+    Args:
+        source: where they lie.
+        dataset: identity of the data set that they must belong to, where their markers name one.
+
+    Raises:
+        ValueError: a shard was made for another data set.
+    """
     sizes = source.sizes()
-    return {number for number, marker in markers(source, sizes).items() if _is_whole(number, marker, sizes)}
+    found = markers(source, sizes)
+    for number, marker in found.items():
+        if dataset and marker.get("dataset", dataset) != dataset:
+            raise ValueError(
+                f"{source.url}: shard {number:06d} was made by a run with other options, at the same time as another; "
+                f"delete {file_names(number)[2]}, and run again to make it anew"
+            )
+    return {number for number, marker in found.items() if _is_whole(number, marker, sizes)}
 
 
 def _is_whole(number: int, marker: Mapping[str, Any], sizes: Mapping[str, int]) -> bool:
@@ -274,21 +289,6 @@ def read_samples(source: Dataset, shard: Shard) -> Iterator[Sample]:
             yield sample
     except ValueError as error:
         raise ValueError(f"{url}/{name}: {error}; `synthclone verify {url}` tells more") from error
-
-
-def open_whole(location: str) -> Dataset:
-    """A data set of which no shard is missing.
-
-    Raises:
-        ValueError: it is not finished, or no data set.
-    """
-    source = read_dataset(location)
-    expected = source.manifest.get("num_images", source.num_images)
-    if source.num_images != expected:
-        raise ValueError(
-            f"{location} has {source.num_images} of its {expected} images; run the command that makes it to the end first"
-        )
-    return source
 
 
 def digest_of(finished_shards: Iterable[Shard]) -> str:

@@ -43,6 +43,42 @@ def num_calls(solver: SolverName, num_steps: int) -> int:
     return num_steps + (solver == "pndm")
 
 
+def fewest_steps(solver: SolverName) -> int:
+    """The least that a solver can do with: PNDM's start needs two timesteps."""
+    return 2 if solver == "pndm" else 1
+
+
+def check_steps(solver: SolverName, num_steps: int, scheduler_config: Mapping[str, Any]) -> None:
+    """Hold a number of steps against the timesteps that there are.
+
+    Args:
+        solver: which one.
+        num_steps: as users count them.
+        scheduler_config: the checkpoint's `scheduler_config.json`.
+
+    Raises:
+        ValueError: too few or too many; the message names the nearest number that will do.
+    """
+    fewest, count = fewest_steps(solver), scheduler_config["num_train_timesteps"]
+    if solver in {
+        "dpm++2m",
+        "unipc",
+    }:  # evenly spaced with both ends: with as many steps, one timestep would come twice
+        possible = list(range(fewest, count))
+    else:
+        possible = [
+            number
+            for number in range(fewest, count + 1)
+            if _leading_timesteps(number, count, scheduler_config)[0] < count
+        ]
+    if num_steps not in possible:
+        nearest = min(possible, key=lambda number: abs(number - num_steps))
+        raise ValueError(
+            f"--steps is {num_steps}, but solver {solver} takes {possible[0]} to {possible[-1]} with this checkpoint's "
+            f"scheduler; the nearest is {nearest}"
+        )
+
+
 def make_steps(solver: SolverName, num_steps: int, scheduler_config: Mapping[str, Any]) -> tuple[Step, ...]:
     """The steps of a solver.
 
@@ -55,10 +91,7 @@ def make_steps(solver: SolverName, num_steps: int, scheduler_config: Mapping[str
         ValueError: too few or too many steps, or a scheduler configuration that these solvers do not cover.
     """
     alphas = cumulative_alphas(scheduler_config)
-    fewest = 2 if solver == "pndm" else 1
-    most = len(alphas) - (solver in {"dpm++2m", "unipc"})  # evenly spaced with both ends, one timestep would come twice
-    if not fewest <= num_steps <= most:
-        raise ValueError(f"steps is {num_steps}, but solver {solver} takes {fewest} to {most}")
+    check_steps(solver, num_steps, scheduler_config)
     makers: dict[str, Callable[..., tuple[Step, ...]]] = {
         "ddim": _ddim,
         "pndm": _pndm,

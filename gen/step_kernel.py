@@ -28,15 +28,18 @@ def _fused_step(  # type: ignore[no-untyped-def]
     latent, base, past0, past1, past2, without, with_prompt, scale, data, weights, after, moved, remembered
 ):
     """All arrays are flat float32 but `data` (latent, noise) and `weights` (1 or 2, 6), for next and base."""
-    for i in range(latent.size):
-        noise = without[i] + scale * (with_prompt[i] - without[i])
-        remembered[i] = data[0] * latent[i] + data[1] * noise
     for row in range(len(weights)):
         w0, w1, w2, w3, w4, w5 = weights[row]
-        target = after if row == 0 else moved
-        for i in range(latent.size):
-            total = w0 * latent[i] + w1 * base[i] + w2 * remembered[i]
-            target[i] = total + (w3 * past0[i] + w4 * past1[i] + w5 * past2[i])
+        if row == 0:  # with the guidance, because it is memory that takes the time
+            for i in range(latent.size):
+                noise = without[i] + scale * (with_prompt[i] - without[i])
+                now = data[0] * latent[i] + data[1] * noise
+                remembered[i] = now
+                after[i] = w0 * latent[i] + w1 * base[i] + w2 * now + (w3 * past0[i] + w4 * past1[i] + w5 * past2[i])
+        else:
+            for i in range(latent.size):
+                total = w0 * latent[i] + w1 * base[i] + w2 * remembered[i]
+                moved[i] = total + (w3 * past0[i] + w4 * past1[i] + w5 * past2[i])
 
 
 class Stepper:

@@ -108,9 +108,25 @@ class Storage:
             except FileNotFoundError as error:  # object stores have no folders that could be missing
                 raise ValueError(f"cannot write {self.url}/{name}: {retry.NO_BUCKET}") from error
 
+    def create(self, name: str, data: bytes) -> None:
+        """Write a file unless there is one of the name; that one then stays, also if it appears at this very moment.
+
+        Where an object store cannot decide between two writers at once, the later one wins: read the file again.
+        """
+        folder = self.local
+        try:
+            if folder is not None:
+                files.create_bytes(folder / name, data)
+            else:
+                self._do("write", name, lambda: self.system.pipe_file(self.path(name), data, mode="create"))
+        except FileExistsError:
+            return
+        except FileNotFoundError as error:
+            raise ValueError(f"cannot write {self.url}/{name}: {retry.NO_BUCKET}") from error
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write JSON, indented, with a final newline."""
-        self.write(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        self.write(name, as_json(value))
 
     def remove(self, name: str) -> None:
         """Delete a file; one that is not there is no error, for an answer can be lost after the deed."""
@@ -144,6 +160,11 @@ class Storage:
     def _do(self, verb: str, name: str, action: Callable[[], T]) -> T:
         what = f"{self.url}/{name}".rstrip("/")
         return action() if self.local is not None else retry.persist(action, f"{verb} {what}")
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """JSON, indented, with a final newline."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def at(location: str | Path) -> Storage:

@@ -49,6 +49,8 @@ class VerifyConfig:
     """Make the shards that are wrong or missing again; needs --engines."""
     engines: Path | None = None
     """Folder of the engines that made the data set, for --repair."""
+    safety_checker: Path | None = None
+    """Diffusers folder of the safety checker that looked at the images, if it is no longer where it was, for --repair."""
 
     def __post_init__(self) -> None:
         if self.repair != (self.engines is not None):
@@ -65,7 +67,7 @@ def main(config: VerifyConfig) -> list[Problem]:
         problems = examination.problems()
         if config.engines is not None and problems:
             report(config.dataset, problems)
-            repair(source, manifest, problems, config.engines)
+            repair(source, manifest, problems, config, config.engines)
             examination.look({problem.shard for problem in problems if problem.shard is not None})
             problems = examination.problems()
     report(config.dataset, problems)
@@ -166,25 +168,30 @@ def repeated(duplicates: Duplicates) -> Iterator[Problem]:
         yield Problem(shard=number, key=None, what=f"{count} more images have the same pixels as others")
 
 
-def repair(source: Storage, manifest: Mapping[str, Any], problems: Sequence[Problem], engines: Path) -> None:
-    """Take the markers of wrong shards away, so that generation makes those again and no others.
+def repair(
+    source: Storage, manifest: Mapping[str, Any], problems: Sequence[Problem], config: VerifyConfig, engines: Path
+) -> None:
+    """Make the wrong shards again, and no others; take away those that are none of the data set.
 
     Raises:
-        ValueError: the data set was not generated, or the engines are others than those that made it.
+        ValueError: the data set was not generated, or what made it is not at hand.
     """
     plan = plan_of(manifest)
     if plan is None:
         raise ValueError(f"{source.url} was not made by `synthclone generate`; make it again from where it came")
-    from synthclone.gen.remake import check_engines, remake  # brings in every backend
+    from synthclone.gen.remake import open_remaker, remake  # brings in every backend
 
-    check_engines(manifest, engines)
+    maker = open_remaker(manifest, plan, engines, source.url, config.safety_checker)
+    wrong = sorted({problem.shard for problem in problems if problem.shard is not None})
+    remake(maker, [number for number in wrong if number < plan.num_shards])
     sizes = source.sizes()
-    for number in sorted({problem.shard for problem in problems if problem.shard is not None}):
-        names = shards.file_names(number)
-        for name in names[2:] if number < plan.num_shards else reversed(names):
+    for number in wrong:
+        for name in reversed(shards.file_names(number)) if number >= plan.num_shards else ():
             if name in sizes:
                 source.remove(name)
-    remake(manifest, plan, engines, source.url)
+    markers = shards.markers(source, source.sizes())
+    if len(markers) == plan.num_shards:
+        card.write_card(source, manifest, markers)
 
 
 def report(dataset: str, problems: Sequence[Problem]) -> None:

@@ -61,17 +61,17 @@ SHA256: Kind = "a digest of 64 hex digits", lambda value: _is_text(value) and bo
 NAME: Kind = "a plain name, without / or \\ and with no dot in front", is_name
 
 SAMPLE: Kinds = {"label": INTEGER, "class": TEXT, "attempt?": COUNT, "flagged?": BOOL}
-MARKER: Kinds = {"count": COUNT, "bytes": COUNT, "sha256": SHA256, "flagged?": COUNT}
+MARKER: Kinds = {"count": COUNT, "bytes": COUNT, "sha256": SHA256, "flagged?": COUNT, "dataset?": TEXT}
 MANIFEST: Kinds = {
     "classes": LIST,
     "name?": TEXT,
     "num_images?": COUNT,
     "num_shards?": COUNT,
     "image_size?": SHAPE,
-    "jpeg?": OBJECT,
     "sampling?": OBJECT,
     "sources?": LIST,
 }
+PARTS = {"jpeg": {"digital_source_type?": TEXT}, "safety_checker": {"folder": TEXT, "sha256": TEXT}}
 CLASS: Kinds = {"key": NAME, "name?": TEXT, "label?": COUNT, "count?": COUNT, "captions?": SOME_TEXTS}
 SOURCE: Kinds = {"num_shards": COUNT, "num_images": COUNT, "manifest": OBJECT}
 GENERATED: Kinds = {
@@ -127,8 +127,9 @@ def manifest_fault(manifest: Any) -> str | None:
     """What is wrong with the content of a `dataset.json`, those of merged sets included, or None."""
     if found := fault(manifest, MANIFEST):
         return found
-    if found := fault(manifest.get("jpeg", {}), {"digital_source_type?": TEXT}):
-        return f"has a jpeg that {found}"
+    for name, kinds in PARTS.items():
+        if name in manifest and (found := fault(manifest[name], kinds)):
+            return f"has a {name} that {found}"
     generated, planned = "sampling" in manifest, "template" in manifest.get("sampling", {})
     if found := fault(manifest, (GENERATED if generated else {}) | (PLANNED if planned else {})):
         return found

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from synthclone.engines.nearest import nearest
 from synthclone.gen import classes
 from synthclone.gen.classes import ClassEntry
 
@@ -16,12 +17,12 @@ NUM_LISTED = 5
 
 
 def load_backgrounds(source: str) -> tuple[str, ...]:
-    """The scenes of a named list or of a file, in the list's order.
+    """The scenes of a named list or of a file, in the order of a .txt or of a list's keys.
 
     Raises:
         ValueError: unknown list, no scene in it, or scenes that stand there more than once; the message names them.
     """
-    if source.endswith(".txt"):
+    if Path(source).suffix.lower() == ".txt":
         try:
             scenes = [line for _, line in _lines(Path(source))]
         except OSError as error:
@@ -29,7 +30,7 @@ def load_backgrounds(source: str) -> tuple[str, ...]:
         if not scenes:
             raise ValueError(f"{source}: no backgrounds in it; give one scene a line")
     else:
-        scenes = [entry.name for entry in classes.load(source)]
+        scenes = [entry.name for entry in classes.read_entries(source)]
     twice = [scene for scene, count in Counter(scenes).items() if count > 1]
     if twice:
         raise ValueError(f"{source}: backgrounds stand there more than once: {listed(twice)}; keep one of each")
@@ -50,7 +51,7 @@ def load_captions(path: Path, entries: Sequence[ClassEntry]) -> dict[str, tuple[
             if not caption:
                 raise ValueError(f"{path}: line {number}: {line!r} is not CLASS-KEY<TAB>CAPTION")
             if key not in captions:
-                raise ValueError(f"{path}: line {number}: unknown class {key!r}{classes.nearest(key, keys)}")
+                raise ValueError(f"{path}: line {number}: unknown class {key!r}{nearest(key, keys)}")
             captions[key].append(caption)
     except OSError as error:
         raise ValueError(f"cannot read captions {path}: {error.strerror}") from error
@@ -69,7 +70,7 @@ def listed(names: Iterable[str]) -> str:
 def _lines(path: Path) -> Iterable[tuple[int, str]]:
     """Number and text of the lines that say something."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error})") from error
     for number, line in enumerate(text.splitlines(), start=1):

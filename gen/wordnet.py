@@ -20,8 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from synthclone.gen.synsets import Synset, is_wordnet30, read_synset
+from synthclone.gen.synsets import FILES, Synset, is_wordnet30, read_synset
 
+IMAGENET = Path(__file__).parent / "data" / "classes" / "imagenet1k.txt"
 DEBIAN_PACKAGES = ("wordnet-base", "wordnet-sense-index")
 MEND = (
     "run `python -m nltk.downloader wordnet` where there is a network, or copy a WordNet 3.0 `dict` folder "
@@ -155,16 +156,33 @@ def synset(wnid: str) -> Synset:
         )
     found = read_synset(dict_folder(), wnid)
     if found is None:
-        raise ValueError(f"{wnid} is not in WordNet 3.0; check the id, or give name and description in a YAML list")
+        raise ValueError(
+            f"{wnid} is not in WordNet 3.0; check the id, or give name and description in a YAML list{_nearest(wnid)}"
+        )
     return found
 
 
 def _nearest(word: str) -> str:
-    """Ids of the synsets whose names look most like a word; the end of an error message."""
+    """Ids, with names, of the synsets whose ids or names look most like a word; the end of an error message."""
+    found = _nearest_ids(word) if re.fullmatch(r"\w?\d+", word) else _nearest_names(word)
+    return "; did you mean " + " or ".join(f"{key} ({name})" for key, name in found[:4]) + "?" if found else ""
+
+
+def _nearest_ids(word: str) -> list[tuple[str, str]]:
+    """Ids that are a slip or two of the hand away: of ImageNet's classes or, if none is, of all nouns."""
+    folder = dict_folder()
+    offsets = re.findall(rb"^(\d{8}) ", (folder / FILES["n"]).read_bytes(), flags=re.MULTILINE)
+    for known in (IMAGENET.read_text(encoding="utf-8").split(), [f"n{offset.decode()}" for offset in offsets]):
+        if near := get_close_matches(word.lower(), known, cutoff=0.85):  # one letter of nine wrong gives 0.89
+            return [(wnid, node.lemmas[0]) for wnid in near if (node := read_synset(folder, wnid))]
+    return []
+
+
+def _nearest_names(word: str) -> list[tuple[str, str]]:
+    """The synsets of a name, or of those that look most like it."""
     reader, wanted = corpus(), word.strip().lower().replace(" ", "_")
     nouns = [wanted] if reader.synsets(wanted, pos="n") else get_close_matches(wanted, reader.all_lemma_names(pos="n"))
-    found = [(f"n{node.offset():08d}", name) for name in nouns for node in reader.synsets(name, pos="n")[:2]]
-    return "; did you mean " + " or ".join(f"{key} ({name})" for key, name in found[:4]) + "?" if found else ""
+    return [(f"n{node.offset():08d}", name) for name in nouns for node in reader.synsets(name, pos="n")[:2]]
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
     synthclone prompts --classes imagenet100 --prompt c,d --count 32 --output prompts.txt
 
-They are the first that `synthclone generate` would ask for with the same classes, variant and seed.
+They are those of the first images that `synthclone generate` would make with the same options.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,44 +12,33 @@ from pathlib import Path
 
 from synthclone.engines import files
 from synthclone.engines.command import run
-from synthclone.gen import classes
-from synthclone.gen.config import DatasetOptions, make_plan
-from synthclone.gen.prompts import PromptVariant
+from synthclone.gen.config import PRESETS, DatasetOptions, make_plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptsConfig:
+class PromptsConfig(DatasetOptions):
     """Write prompts of a class list to a text file, to calibrate a quantized U-Net with."""
 
-    classes: str
-    """Class list: digits, imagenet100, imagenet1k, places365, or a .txt of WordNet ids or .yaml of names."""
     output: Path
     """Text file, one prompt a line."""
-    prompt: PromptVariant = "c"
-    """Prompt variant: class, with hypernym, with definition, or with hypernym inside a background."""
-    backgrounds: str = "places365"
-    """Class list whose names are the backgrounds of c,h-inside-b."""
     count: int = 32
-    """Prompts; classes come again where there are fewer."""
-    seed: int = 0
-    """Seed of the choice."""
+    """Prompts: those of the first images of the data set."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.count < 1:
             raise ValueError(f"--count is {self.count}, but must be 1 or more")
+        if not self.output.name:
+            raise ValueError(f"--output is {str(self.output)!r}, but must be the path of a text file")
 
 
 def main(config: PromptsConfig) -> None:
     """Choose and write."""
-    plan = make_plan(
-        DatasetOptions(
-            classes=config.classes,
-            prompt=config.prompt,
-            backgrounds=config.backgrounds,
-            seed=config.seed,
-            per_class=math.ceil(config.count / len(classes.load(config.classes))),
+    plan = make_plan(config)
+    if config.count > plan.num_images:
+        raise ValueError(
+            f"--count is {config.count}, but the data set has {plan.num_images} images; give a higher --per-class"
         )
-    )
     chosen = [image.prompt for image in plan.images(range(config.count))]
     config.output.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic(config.output) as file:
@@ -60,7 +48,7 @@ def main(config: PromptsConfig) -> None:
 
 def command(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return run(PromptsConfig, main, prog="synthclone prompts", argv=argv)
+    return run(PromptsConfig, main, prog="synthclone prompts", argv=argv, presets=PRESETS)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """`synthclone VERB ARGS`: finds the verb's module and hands the arguments over. Every verb is also a file of its own."""
 
 import importlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 VERBS = {
     "build": ("synthclone.export.build", "compile a Stable Diffusion checkpoint into engines"),
@@ -28,6 +31,27 @@ def usage() -> str:
     return "\n".join(["usage: synthclone VERB [OPTIONS]    (synthclone VERB --help lists the options)", "", *lines])
 
 
+@contextmanager
+def ctrl_c_ends(verb: str) -> Iterator[None]:
+    """Ctrl-C ends the process at once, with one line and exit code 130, for the seconds in which libraries are imported.
+
+    Some of them swallow a KeyboardInterrupt (PyTorch goes on without NumPy), and fail later with something else.
+    """
+
+    def stop(signum: int, frame: object) -> None:
+        os.write(2, f"synthclone {verb}: interrupted; run the same command again to go on\n".encode())
+        os._exit(130)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # a background job's is ignored: so be it
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -37,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in VERBS:
         print(f"synthclone: error: unknown verb {words[0]!r}; valid verbs: {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(VERBS[words[0]][0]).command(words[1:])
+    with ctrl_c_ends(words[0]):
+        module = importlib.import_module(VERBS[words[0]][0])
+    return module.command(words[1:])
 
 
 if __name__ == "__main__":

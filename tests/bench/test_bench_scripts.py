@@ -6,7 +6,16 @@ import pytest
 import torch
 from support import run_command
 
-from synthclone.bench import generation, gpu_session, kill_generation, measure, plan_lookup, published, unet_cpu
+from synthclone.bench import (
+    generation,
+    gpu_generation,
+    gpu_session,
+    kill_generation,
+    measure,
+    plan_lookup,
+    published,
+    unet_cpu,
+)
 from synthclone.engines.spec import AxisRange
 
 CPU = torch.device("cpu")
@@ -36,7 +45,21 @@ def test_unet_cpu_names_the_valid_contenders(capsys):
     assert "unknown contender 'eager_fp64'; valid contenders: eager_fp32, " in capsys.readouterr().err
 
 
-def test_gpu_session_rehearses_on_a_cpu_and_records_failures(tmp_path, capsys):
+def test_gpu_generation_sets_ours_beside_diffusers(tmp_path, capsys):
+    words = ["--size", "tiny", "--device", "cpu", "--precision", "fp32", "--backends", "tensorrt,onnxruntime"]
+    words += ["--batches", 2, "--steps", 2, "--num-rounds", 1, "--record", tmp_path / "answer.json"]
+    assert run_command(gpu_generation.command, *words) == 0
+    answer = last_json(capsys)
+    assert answer == json.loads((tmp_path / "answer.json").read_text())
+    rows = {row["way"]: row for row in answer["rows"]}
+    assert list(rows) == ["tensorrt", "onnxruntime", "diffusers", "diffusers_torch_compile"]
+    assert "failed" in rows.pop("tensorrt")
+    assert all("failed" not in row and min(row["images_per_s"]) > 0 for row in rows.values()), rows
+
+
+def test_gpu_session_rehearses_on_a_cpu_and_records_failures(tmp_path, capsys, monkeypatch):
+    generated = lambda options, device, work: [f"{options.backends.split(',')[-1]} at {options.batches}"]  # noqa: E731
+    monkeypatch.setattr(gpu_generation, "measure_all", generated)
     words = ["--size", "tiny", "--device", "cpu", "--precision", "fp32", "--quick", "--components", "text_encoder,unet"]
     words += ["--ways", "eager,tensorrt,onnxruntime", "--record", tmp_path / "answer.json"]
     assert run_command(gpu_session.command, *words) == 0
@@ -44,6 +67,7 @@ def test_gpu_session_rehearses_on_a_cpu_and_records_failures(tmp_path, capsys):
     assert answer == json.loads((tmp_path / "answer.json").read_text())
     parts = {(part["component"], part["way"]): part for part in answer["parts"]}
     assert len(parts) == 6
+    assert answer["generation"] == ["onnxruntime at 1,4"]
     for component in ("text_encoder", "unet"):
         for way in ("eager", "onnxruntime"):
             for batch in ("1", "4"):

@@ -160,13 +160,29 @@ def test_the_cache_goes_on_where_it_was_interrupted(config, monkeypatch):
     assert len(files) == 4 and whole["num_computed"] == {"synthetic": 70, "real": 80}
     files[0].unlink()
     files[1].write_bytes(files[1].read_bytes()[:100])
+    files[2].write_bytes(files[2].read_bytes()[:-1000] + bytes(1000))
+    files[3].write_bytes(files[3].read_bytes().replace(b"prompts", b"prxmpts", 1))
     calls, plain = [], feature_cache.compute_piece
     monkeypatch.setattr(feature_cache, "compute_piece", lambda *args: calls.append(args) or plain(*args))
     again = measure_quality(config())
-    assert len(calls) == 2
+    assert len(calls) == 4
     for name in ("overall", "by_class"):
         assert again[name] == whole[name]
     assert measure_quality(config())["num_computed"] == {"synthetic": 0, "real": 0}
+    with pytest.raises(ValueError, match=r"a name that ends in \.json"):
+        config(output=config().output.with_suffix(".png"))
+
+
+def test_a_shard_that_is_not_its_markers_is_refused_and_not_kept(config, synthetic, tmp_path, capsys):
+    """Else what it gave would stand for the shard even after its repair."""
+    mine = tmp_path / "set"
+    shutil.copytree(synthetic, mine)
+    whole = (mine / "000001.tar").read_bytes()
+    (mine / "000001.tar").write_bytes(whole[:4000] + bytes(100) + whole[4100:])
+    with pytest.raises(ValueError, match=r"000001\.tar does not have the sha256 of its marker"):
+        measure_quality(config(synthetic=mine))
+    (mine / "000001.tar").write_bytes(whole)
+    assert measure_quality(config(synthetic=mine))["overall"]["num_synthetic"] == 70
 
 
 def test_other_weights_and_changed_files_are_computed_anew(config, real, checkpoint, tmp_path):

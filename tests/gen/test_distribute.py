@@ -1,19 +1,26 @@
 """`--distributor local` and `ray`, and launchers: the same bytes as one process, whoever dies; and what cannot be mended."""
 
 import hashlib
+import io
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from support import run_command
+from tqdm import tqdm
 
+from synthclone.gen import ray_workers
 from synthclone.gen.generate import command as generate
 from synthclone.gen.launch import Launch
+from synthclone.gen.local_workers import FLUSH, Supervisor, Worker
+from synthclone.gen.progress import WorkerProgress
 from synthclone.gen.shard_queue import ShardQueue, WorkersLostError
 
 OPTIONS = (
@@ -83,7 +90,7 @@ def test_local_workers_are_killed_and_replaced(engines, unbroken, tmp_path):
             killed += 1
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert killed == 2 and "workers lost=" in output
+    assert killed == 2 and "workers lost: " in output
     assert digests(folder) == unbroken
 
 
@@ -127,13 +134,14 @@ def test_ranks_of_a_launcher_share_the_shards(engines, unbroken, tmp_path):
     """As torchrun and srun set them; the ranks need not run at the same time."""
     for environment in (
         {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
-        {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "1"},
+        {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"},
     ):
         process = start(*words(engines, tmp_path / "set"), **environment)
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
         if environment.get("RANK"):
             assert len(digests(tmp_path / "set")) == 18
+            assert "6 of 12 shards are there; rank 0 of 2 has made its own" in output
     assert digests(tmp_path / "set") == unbroken
 
 
@@ -172,7 +180,7 @@ def test_the_queue_gives_back_what_a_lost_worker_had():
         queue.done("b", number)
     assert queue.finished
     queue.lost("c", "exit code 1")
-    with pytest.raises(WorkersLostError, match=r"2 workers died before they took a shard .*exit code 1"):
+    with pytest.raises(WorkersLostError, match=r"2 workers died before they took a shard; the last one: exit code 1\."):
         queue.lost("d", "exit code 1")
 
 
@@ -182,7 +190,11 @@ def test_the_queue_gives_back_what_a_lost_worker_had():
         ({}, Launch()),
         ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Launch(rank=3, world_size=4, local_rank=1)),
         ({"RANK": "3"}, Launch()),
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, Launch(rank=3, world_size=4, local_rank=1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, Launch()),  # a batch script, not a rank
+        (
+            {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"},
+            Launch(rank=3, world_size=4, local_rank=1),
+        ),
     ],
 )
 def test_launchers_environments(environment, expected):
@@ -193,6 +205,53 @@ def test_launchers_environments(environment, expected):
 def test_nonsense_in_the_environment(rank, world, message):
     with pytest.raises(ValueError, match=message):
         Launch.of_environment({"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": "0"})
+
+
+def test_local_workers_of_a_rank_make_its_share(engines, unbroken, tmp_path, monkeypatch, capsys):
+    for rank in ("0", "1"):
+        for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        folder = tmp_path / "set"
+        assert run_command(generate, *words(engines, folder, "--distributor", "local", "--workers", 1)) == 0
+        assert len(digests(folder)) == 18 * (int(rank) + 1)
+    assert digests(folder) == unbroken
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for distributor, message in (("local", "start one a machine"), ("ray", "start it once")):
+        assert run_command(generate, *words(engines, folder, "--distributor", distributor)) == 2
+        assert message in capsys.readouterr().err
+
+
+class StubProcess:
+    """A worker's process as a supervisor handles it."""
+
+    def __init__(self):
+        self.exitcode, self.killed = -9, False
+
+    def join(self, timeout=None):
+        assert timeout is not None or self.killed  # never an endless wait for one that may live
+
+    def kill(self):
+        self.killed = True
+
+
+def test_a_dead_idle_worker_is_not_taken_for_the_one_that_speaks(monkeypatch):
+    """Its end of the pipe is closed, but the supervisor has not read that yet."""
+    progress = WorkerProgress(tqdm(total=2, file=io.StringIO()))
+    supervisor = Supervisor(SimpleNamespace(workers=2), None, ShardQueue([0], retries=3), progress)
+    started = []
+    monkeypatch.setattr(supervisor, "_start", started.append)
+    pipes = [multiprocessing.Pipe() for _ in range(2)]
+    dead, live = (Worker(place, StubProcess(), ours) for place, (ours, _) in enumerate(pipes))
+    supervisor.workers, dead.wants = [dead, live], True
+    for worker in (dead, live):
+        progress.ready(worker.place)
+    pipes[0][1].close()
+    supervisor._hear(live, "next", None)  # shard 0 goes to the dead one
+    assert supervisor.workers == [dead, live] and pipes[1][1].recv() == FLUSH and not started
+    supervisor._replace(dead)
+    assert started == [0] and supervisor.workers == [live] and dead.process.killed
+    supervisor._hear(live, "images", 1)
+    assert pipes[1][1].recv() == 0  # it waits for one still
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +286,29 @@ def test_ray_actors_are_killed_and_replaced(engines, unbroken, tmp_path, ray_clu
     assert run_command(generate, *words(engines, folder, "--distributor", "ray", "--workers", 2)) == 0
     killer.join()
     assert digests(folder) == unbroken
+
+
+def test_an_actor_that_raises_is_replaced(engines, unbroken, tmp_path, ray_cluster, monkeypatch):
+    """As one whose GPU has run out of memory."""
+    flag = str(tmp_path / "raised")
+
+    class Failing(ray_workers.Maker):
+        def make(self, numbers):
+            import pathlib
+
+            if not pathlib.Path(flag).exists():
+                pathlib.Path(flag).touch()
+                raise RuntimeError("CUDA error: out of memory")
+            return super().make(numbers)
+
+    monkeypatch.setattr(ray_workers, "Maker", Failing)
+    folder = tmp_path / "set"
+    assert run_command(generate, *words(engines, folder, "--distributor", "ray", "--workers", 1)) == 0
+    assert digests(folder) == unbroken
+    monkeypatch.setattr(Failing, "make", lambda self, numbers: 1 / 0)
+    with pytest.raises(WorkersLostError, match=r"2 workers died while they made shard 000000.*ZeroDivisionError"):
+        queue, progress = ShardQueue(range(2), retries=2), WorkerProgress(tqdm(total=2, file=io.StringIO()))
+        ray_workers.generate_on_ray(SimpleNamespace(workers=1), SimpleNamespace(), queue, progress)
 
 
 def test_a_users_mistake_in_an_actor_is_one_line(engines, tmp_path, capsys, ray_cluster):

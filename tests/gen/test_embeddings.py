@@ -1,8 +1,10 @@
 """Distinct prompts are encoded once; in memory, on disk, or asked for in any order they are the same."""
 
 import dataclasses
+import errno
 import itertools
 
+import pytest
 import torch
 
 from synthclone.gen import embeddings
@@ -70,3 +72,12 @@ def test_bfloat16_goes_through_a_file_unchanged(pipeline, monkeypatch):
     assert made.dtype == torch.bfloat16
     assert torch.equal(made, Embeddings(pipeline).gather(PROMPTS).bfloat16())
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(made))
+
+
+def test_a_full_disk_is_an_error_and_no_crash(pipeline, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(embeddings.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Embeddings(pipeline, device_bytes=0).gather(PROMPTS)

@@ -193,13 +193,25 @@ def test_finished_sets_are_left_alone_and_lost_shards_made_again(engines, unbrok
     assert digests(unbroken) == before
 
 
+def test_one_colour_is_no_picture():
+    """Whatever the colour, and also where it is off by what JPEG adds; NaN and Inf neither."""
+    image_BCHW = torch.rand(6, 3, 8, 8) * 2 - 1
+    image_BCHW[0] = torch.tensor([-0.5, 0.2, 0.9])[:, None, None]
+    image_BCHW[1] = image_BCHW[0] + 0.01 * torch.rand(3, 8, 8)
+    image_BCHW[2, 1, 3, 3] = float("nan")
+    image_BCHW[3, 0, 0, 0] = float("inf")
+    image_BCHW[4, :2] = 0.1  # a picture in one channel
+    pixels_BHWC = sampler.to_uint8(image_BCHW)
+    assert sampler.is_bad(image_BCHW, pixels_BHWC).tolist() == [True, True, True, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--guidance", "3"), "holds another data set: its sampling.guidance is 2.0, this run's is 3.0"),
         (("--seed", "1"), "its sampling.seed is 0, this run's is 1"),
         (("--per-class", "7"), "its num_images is 60, this run's is 70"),
-        (("--prompt", "c"), "classes is"),
+        (("--prompt", "c"), "its sampling.prompt is 'c,d', this run's is 'c'"),
         (("--steps", "4"), "sampling.steps"),
     ],
 )
@@ -219,7 +231,7 @@ def test_another_plan_is_refused_and_nothing_lost(engines, unbroken, capsys, wor
         (("--per-class", "0"), "--per-class is 0"),
         (("--guidance", "0.5"), "--guidance is 0.5"),
         (("--batch", "100"), "over the engines' maximum 8"),
-        (("--steps", "0"), "solver ddim takes 1 to 1000"),
+        (("--steps", "0"), "solver ddim takes 1 or more"),
         (("--shard-size", "0"), "shard size is 0"),
         (("--solver", "euler"), "euler"),
         (("--prompt", "d"), "--prompt|prompt"),

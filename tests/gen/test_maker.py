@@ -77,7 +77,7 @@ def test_batches_run_across_shards_and_only_the_last_is_short(tmp_path):
     sampler = PlainSampler(sizes=[])
     counted = []
     maker = make_maker(tmp_path, sampler, on_images=counted.append)
-    assert list(maker.make(range(6))) == [0, 1, 2, 3, 4, 5]
+    assert sorted(maker.make(range(6))) == [0, 1, 2, 3, 4, 5]
     assert sampler.sizes == [8] * 6 + [3] == counted
     assert [shard.count for shard in shards.read_dataset(tmp_path).shards] == [10] * 5 + [1]
 

@@ -25,18 +25,24 @@ def files(tmp_path):
     "words",
     [
         {"captions": True},
-        {"template": "{c} in {b}", "negative_prompt": "blur", "guidance_interval": "0.25:0.75", "solver": "unipc"},
+        {
+            "template": "{c} in {b}",
+            "backgrounds": True,
+            "negative_prompt": "blur",
+            "guidance_interval": "0.25:0.75",
+            "solver": "unipc",
+        },
         {"prompt": "c", "stored_size": 32, "quality": 80, "multiplier": 2, "batch": 3, "seed": 5},
     ],
     ids=["captions", "template", "stored"],
 )
 def test_manifest_and_back(files, pipeline, engines, words):
-    options = words | ({"captions": files / "captions.tsv"} if "captions" in words else {})
+    named = {"captions": files / "captions.tsv", "backgrounds": str(files / "scenes.txt")}
+    options = words | {name: path for name, path in named.items() if name in words}
     config = GenerateConfig(
         engines=engines,
         output="there",
         classes=str(files / "own.yaml"),
-        backgrounds=str(files / "scenes.txt"),
         per_class=3,
         shard_size=4,
         **options,

@@ -1,12 +1,13 @@
 """Backgrounds, captions, class counts, templates and the other options of a data set, good and bad."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from synthclone.gen import jpeg
-from synthclone.gen.config import DatasetOptions, make_plan
+from synthclone.gen.config import DatasetOptions, GenerateConfig, make_plan
 from synthclone.gen.guidance import guided_steps, parse_interval
 from synthclone.gen.resize import resize, stored_shape
 from synthclone.gen.wording import load_backgrounds
@@ -80,6 +81,11 @@ def test_backgrounds_with_duplicates_are_named(tmp_path):
     (tmp_path / "scenes.yaml").write_text("- {name: attic, key: one}\n- {name: attic, key: two}\n")
     with pytest.raises(ValueError, match=r"more than once: attic"):
         load_backgrounds(str(tmp_path / "scenes.yaml"))
+    (tmp_path / "scenes.yaml").write_text("- attic\n- barn\n- attic\n")
+    with pytest.raises(ValueError, match=r"scenes.yaml: backgrounds stand there more than once: attic; keep one of"):
+        load_backgrounds(str(tmp_path / "scenes.yaml"))
+    path.write_text("attic\nharbour\n", encoding="utf-8-sig")
+    assert load_backgrounds(str(path)) == ("attic", "harbour")
     path.write_text("# none\n")
     with pytest.raises(ValueError, match="no backgrounds in it"):
         load_backgrounds(str(path))
@@ -125,6 +131,10 @@ def test_a_counts_folder_without_some_classes_lists_them(own, tmp_path):
         ({"quality": 101}, "--quality is 101"),
         ({"stored_size": -1}, "--stored-size is -1"),
         ({"negative_prompt": "blur", "guidance": 1.0}, "--negative-prompt does nothing without guidance"),
+        ({"backgrounds": "imagenet100"}, r"--backgrounds imagenet100 does nothing .*; give --prompt c,h-inside-b or"),
+        ({"backgrounds": "imagenet100", "template": "a {c}"}, "--backgrounds imagenet100 does nothing"),
+        ({"steps": 0, "solver": "ddim"}, "--steps is 0, but solver ddim takes 1 or more"),
+        ({"steps": 1}, "--steps is 1, but solver pndm takes 2 or more"),
         ({"guidance_interval": "0.5"}, "--guidance-interval is '0.5', but must be FROM:TO"),
         ({"guidance_interval": "0.8:0.2"}, "0 <= FROM < TO <= 1"),
         ({"guidance_interval": "0:nan"}, "0 <= FROM < TO <= 1"),
@@ -133,6 +143,23 @@ def test_a_counts_folder_without_some_classes_lists_them(own, tmp_path):
 def test_bad_options(own, changes, message):
     with pytest.raises(ValueError, match=message):
         make_plan(own(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": 4}, "--workers 4 does nothing with --distributor none"),
+        ({"safety_checker": Path("x")}, "--safety-checker does nothing"),
+        ({"memory_limit": 1.0, "batch": 2}, "both decide the batch"),
+        ({"output": ""}, "--output is empty"),
+        ({"output": " "}, "--output is empty"),
+    ],
+)
+def test_bad_options_of_a_generation(changes, message):
+    fine = {"classes": "digits", "engines": Path("engines"), "output": "set"}
+    assert GenerateConfig(**fine, workers=4, distributor="local").workers == 4
+    with pytest.raises(ValueError, match=message):
+        GenerateConfig(**fine | changes)
 
 
 def test_same_names_are_warned_of_only_where_nothing_else_tells_them_apart(tmp_path, capsys):

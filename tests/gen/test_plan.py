@@ -57,7 +57,9 @@ def test_compiled_permutation_equals_plain_python(size, key, data):
 
 def test_the_order_of_a_data_set_never_changes():
     """Data sets on disk are completed by later versions: these values stand for ever."""
-    assert [(image.label, image.serial) for image in make_plan([65_000] * 1000).images([0, 1, 64_999_999])] == [
+    assert [
+        (image.label, image.serial) for image in make_plan([65_000] * 1000, shard_size=1000).images([0, 1, 64_999_999])
+    ] == [
         (984, 64426),
         (582, 26689),
         (33, 63269),
@@ -137,8 +139,20 @@ def test_noise_is_standard_normal():
 
 
 @pytest.mark.parametrize(
-    ("counts", "shard_size", "message"), [([0, 0], 10, "at least one image"), ([5], 0, "shard size is 0")]
+    ("counts", "shard_size", "message"),
+    [
+        ([0, 0], 10, "at least one image"),
+        ([5], 0, "shard size is 0"),
+        ([2 * 10**20], 1000, "200,000,000,000,000,000,000 images are more than the 1,000,000,000,000"),
+        ([10**6, 1], 1, "--shard-size 1 makes 1,000,001 shards, .*; give --shard-size 2 or more"),
+    ],
 )
-def test_empty_plans_are_refused(counts, shard_size, message):
+def test_empty_and_boundless_plans_are_refused(counts, shard_size, message):
     with pytest.raises(ValueError, match=message):
         make_plan(counts, shard_size=shard_size)
+
+
+def test_the_largest_plans():
+    assert make_plan([10**6], shard_size=1).num_shards == 10**6  # the last one is 999999
+    large = make_plan([10**12 - 5, 5], shard_size=10**6)
+    assert {large.image(index).class_key for index in (0, 10**12 - 1)} <= {"k000", "k001"}

@@ -1,6 +1,7 @@
 """`synthclone plan`, and the presets: their comments say what the plan and the paper's table say."""
 
 import csv
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,8 +12,9 @@ import yaml
 from support import ROOT, run_command
 
 from synthclone.gen import cost, tokens
-from synthclone.gen.config import PRESETS, DatasetOptions
-from synthclone.gen.plan_report import command
+from synthclone.gen.config import PRESETS, DatasetOptions, GenerateConfig, make_plan
+from synthclone.gen.plan_report import PlanConfig, command
+from synthclone.gen.write_prompts import command as write_prompts
 
 TABLE = list(csv.DictReader((ROOT / "gen" / "data" / "paper_table1.csv").open()))
 PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
@@ -86,7 +88,11 @@ def test_options_override_a_preset(capsys):
         (("--preset", "in100-cd-g2"), "unknown preset 'in100-cd-g2'; valid presets: .*did you mean in100-cd-g2.0 or"),
         (("--preset", "../configs/in100-c-g2.0"), "unknown preset"),
         (("--classes", "digits", "--images-per-s", "-1"), "--images-per-s is -1"),
-        (("--classes", "digits", "--lemmas", "some"), "some"),
+        (("--classes", "digits", "--lemmas", "some"), "'some' is none of all | first"),
+        (("--classes", "digits", "--steps", "0"), "--steps is 0"),
+        (("--classes", "digits", "--steps", "99999"), "--steps is 99999, but solver pndm takes 2 to 999"),
+        (("--classes", "digits", "--workers", "2"), "--workers 2 does nothing"),
+        (("--classes", "digits", "--per-class", "2" + 20 * "0"), "more than the 1,000,000,000,000"),
         (("--preset", "in100-c-g2.0", "--counts-from", "x"), "--per-class null takes back the one of a preset"),
         ((), "classes"),
     ],
@@ -95,6 +101,42 @@ def test_bad_input(capsys, words, message):
     assert run_command(command, *words) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
+
+
+def test_every_option_of_a_generation_is_taken(capsys):
+    words = "--distributor local --workers 8 --safety flag --safety-checker DIR --retries 5 --output s3://bucket/set"
+    assert planned(capsys, "--classes", "digits", *words.split(), "--memory-limit", 20)["images"] == 1000
+    assert planned(capsys, "--classes", "digits", "--profile", "trace.json")["images"] == 1000
+    assert option_names(GenerateConfig) <= option_names(PlanConfig)
+
+
+def option_names(config):
+    return {field.name for field in dataclasses.fields(config)}
+
+
+def test_the_engines_scheduler_bounds_the_steps(engines, capsys):
+    words = ("--engines", engines, "--classes", "digits", "--solver", "ddim", "--per-class", 1)
+    assert run_command(command, *words, "--steps", 1000) == 2
+    assert "takes 1 to 999 with this checkpoint's scheduler" in capsys.readouterr().err
+    assert planned(capsys, *words, "--steps", 999)["unet_calls_per_image"] == 999
+
+
+def test_prompts_are_the_first_that_a_generation_asks_for(capsys, tmp_path):
+    (tmp_path / "scenes.txt").write_text("attic\nbarn\nharbour\n")
+    options = {"classes": "imagenet100", "template": "{c} in {b}", "backgrounds": str(tmp_path / "scenes.txt")}
+    options |= {"lemmas": "first", "seed": 3}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    words += ["--count", 9, "--output", tmp_path / "p.txt"]
+    assert run_command(write_prompts, *words, "--per-class", 7) == 0
+    plan = make_plan(DatasetOptions(**options, per_class=7))
+    expected = [image.prompt for image in plan.images(plan.shard_indices(0)[:9])]
+    assert (tmp_path / "p.txt").read_text().splitlines() == expected
+    for bad, message in (
+        (("--count", 101, "--per-class", 1), "--count is 101, but the data set has 100 images"),
+        (("--output", ""), "must be the path of a text file"),
+    ):
+        assert run_command(write_prompts, *words, *bad) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_with_engines_tokens_and_work_are_counted(engines, capsys, tmp_path):

@@ -136,12 +136,38 @@ def test_own_lists(tmp_path):
         ("a.yaml", "- {name: mug, colour: red}\n", "unknown field 'colour'"),
         ("a.yaml", "- no\n", "quote numbers and yes/no"),
         ("a.yaml", "{", "a.yaml: "),
+        ("a.yaml", "- {name: mug, key: 5}\n- {name: spoon, key: spoon}\n", "entry 1: key is 5, but must be text"),
+        ("a.yaml", "- {name: mug, hypernym: yes}\n", "entry 1: hypernym is True, but must be text; quote"),
+        ("a.yaml", "- spoon\n- {name: mug, description: 7}\n", "entry 2: description is 7"),
+        ("a.yaml", "- {name: ''}\n", "entry 1: name is '', but must be text"),
+        ("a.yaml", "- {name: 8}\n", "entry 1: name is 8, but must be text"),
+        ("a.yaml", "- {name: mug, key: ''}\n", "entry 1: key is ''"),
+        ("a.yaml", "- {name: mug, key: ../../x}\n", "key '../../x' cannot be a folder's name; leave out slashes"),
+        ("a.yaml", "- {name: mug, key: .hidden}\n", "key '.hidden' cannot be a folder's name"),
+        ("a.yaml", '- {name: mug, key: "a\\\\b"}\n', "cannot be a folder's name"),
+        ("a.yaml", "- {name: mug, 7: x, colour: red}\n", "unknown field 7"),
+        ("a.yaml", "- {name: Mug}\n- mug\n", "class 'mug' stands twice; remove one or give it a `key`"),
+        ("mylist", "n02086910\n", "mylist: lists are read from files that end in .txt, .yaml, .yml; rename it"),
+        ("list.csv", "n02086910\n", "read from files that end in .txt"),
     ],
 )
 def test_bad_lists(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         classes.load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.txt", "n02086910\n"), ("a.YAML", "- name: papillon\n")])
+def test_a_byte_order_mark_is_no_part_of_a_list(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert [entry.name for entry in classes.load(str(tmp_path / name))] == ["papillon"]
+
+
+def test_a_list_in_this_folder_without_an_extension(tmp_path, monkeypatch):
+    (tmp_path / "mylist").write_text("n02086910\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"mylist: lists are read from files that end in .txt, .yaml, .yml"):
+        classes.load("mylist")
 
 
 def test_unknown_list_suggests_the_nearest():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -171,11 +172,12 @@ class OddChecker:
         return [bool(int(image.sum(dtype=np.int64)) % 2) for image in images_BHWC]
 
 
-def test_flagged_images_are_made_anew_alike_in_any_batch(engines, tmp_path, monkeypatch):
+def test_flagged_images_are_made_anew_alike_in_any_batch(engines, folder, tmp_path, monkeypatch, capsys):
     from support import run_command
 
     from synthclone.gen import reading, shards, storage
     from synthclone.gen.generate import command as generate
+    from synthclone.gen.verify import command as verify
 
     monkeypatch.setattr(safety, "open_checker", lambda folder, device: OddChecker())
     words = ["--engines", engines, "--classes", "digits", "--steps", 2, "--solver", "ddim", "--device", "cpu"]
@@ -185,6 +187,7 @@ def test_flagged_images_are_made_anew_alike_in_any_batch(engines, tmp_path, monk
         "off": [], "flag": ["--safety", "flag"], "again": ["--safety", "regenerate"],
         "again in other batches": ["--safety", "regenerate", "--batch", 3],
     }.items():  # fmt: skip
+        more += ["--safety-checker", folder] if more else []
         assert run_command(generate, *words, *more, "--output", tmp_path / name) == 0
         target = storage.at(tmp_path / name)
         found[name] = [sample for number in (0, 1) for sample in reading.samples(target, number)]
@@ -198,6 +201,18 @@ def test_flagged_images_are_made_anew_alike_in_any_batch(engines, tmp_path, monk
     markers = shards.markers(storage.at(tmp_path / "flag"), storage.at(tmp_path / "flag").sizes())
     assert sum(marker["flagged"] for marker in markers.values()) == sum(flags)
     assert "made again from another seed" in (tmp_path / "again" / "README.md").read_text()
+    bar = capsys.readouterr().err
+    assert "40/40" in bar and "41/40" not in bar  # what is made anew is not counted again
+
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    whole = (tmp_path / "again" / "000001.tar").read_bytes()
+    (tmp_path / "again" / "000001.tar").write_bytes(b"")
+    assert run_command(verify, tmp_path / "again", "--repair", "--engines", engines, "--safety-checker", moved) == 0
+    assert (tmp_path / "again" / "000001.tar").read_bytes() == whole
+    (moved / "feature_extractor" / "preprocessor_config.json").write_text("{}")
+    words += ["--safety", "regenerate", "--safety-checker", moved, "--output", tmp_path / "again"]
+    assert run_command(generate, *words) == 2
+    assert "its safety_checker.sha256 is" in capsys.readouterr().err
 
 
 def test_retry_seeds_are_keys_of_their_own():

@@ -106,6 +106,7 @@ def test_what_is_no_data_set(tmp_path, prepare, message):
         ({"num_images": True}, "has num_images True instead of a whole number"),
         ({"image_size": [32]}, "has image_size [32] instead of a whole number, or a list of height and width"),
         ({"jpeg": {"digital_source_type": 1}}, "has a jpeg that has digital_source_type 1 instead of a string"),
+        ({"safety_checker": {"sha256": "0"}}, "has a safety_checker that has no folder"),
         ({"sampling": []}, "has sampling [] instead of a JSON object"),
         ({"sampling": {"seed": 1}}, "has no name"),
         ({"sampling": {"template": "{c}"}, **MADE}, "has no num_shards"),

@@ -82,6 +82,22 @@ def test_the_most_steps_stay_finite(name):
         assert np.isfinite([*step.next_weights, *step.base_weights, step.data_latent, step.data_noise]).all()
 
 
+@pytest.mark.parametrize("offset", [0, 1, 2, 5])
+@pytest.mark.parametrize("name", list(PEERS))
+def test_every_number_of_steps_that_is_let_through_has_its_timesteps(name, offset):
+    config = SD14 | {"num_train_timesteps": 30, "steps_offset": offset}
+    made = 0
+    for num_steps in range(-1, 35):
+        try:
+            steps = make_steps(name, num_steps, config)
+        except ValueError as error:
+            assert "the nearest is" in str(error)
+        else:
+            assert min(step.timestep for step in steps) >= 0 and max(step.timestep for step in steps) < 30
+            made += 1
+    assert made >= 20
+
+
 def test_scale_one_uses_only_the_prompted_rows():
     start = torch.randn(2, 4, 8, 8)
     step = make_steps("ddim", 4, SD14)[0]
@@ -94,9 +110,12 @@ def test_scale_one_uses_only_the_prompted_rows():
 @pytest.mark.parametrize(
     ("solver", "steps", "config", "message"),
     [
-        ("pndm", 1, SD14, "takes 2 to 1000"),
-        ("ddim", 0, SD14, "takes 1 to 1000"),
-        ("ddim", 1001, SD14, "takes 1 to 1000"),
+        ("pndm", 1, SD14, "takes 2 to 999 with this checkpoint's scheduler; the nearest is 2"),
+        ("pndm", 1000, SD14, "takes 2 to 999"),
+        ("ddim", 0, SD14, "takes 1 to 999"),
+        ("ddim", 1000, SD14, "takes 1 to 999"),
+        ("ddim", 1001, SD14 | {"steps_offset": 0}, "takes 1 to 1000"),
+        ("ddim", 500, SD14 | {"steps_offset": 2}, "the nearest is 499"),
         ("unipc", 1000, SD14, "takes 1 to 999"),
         ("dpm++2m", 1000, SD14, "takes 1 to 999"),
         ("ddim", 10, SD14 | {"prediction_type": "v_prediction"}, "prediction_type 'v_prediction'"),

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 
-import fsspec
 import pytest
 from faulty_s3 import faulty_s3
+from fsspec.registry import _registry as fsspec_registry
 from support import make_samples
 
 from synthclone.engines import files
@@ -183,7 +183,7 @@ def test_a_writer_killed_in_mid_upload_leaves_no_shard(s3):
 )
 def test_what_cannot_be_opened(location, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    monkeypatch.delitem(fsspec.registry._registry, "gs", raising=False)  # opened by another test
+    monkeypatch.delitem(fsspec_registry, "gs", raising=False)  # opened by another test
     with pytest.raises(ValueError, match=message):
         storage.at(location)
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from support import run_command
 
-from synthclone.gen import timeline
+from synthclone.gen import maker, timeline
 from synthclone.gen.generate import command as generate
 from synthclone.gen.timeline import Span, Timeline
 
@@ -63,3 +63,20 @@ def test_the_command_leaves_a_trace(engines, tmp_path, capsys):
     }
     assert all(event["dur"] >= 0 and event["ts"] >= 0 for event in events if event["ph"] == "X")
     assert "vae_decoder" in capsys.readouterr().err
+
+
+def test_ranks_write_files_of_their_own_also_when_interrupted(engines, tmp_path, monkeypatch):
+    words = ["--engines", engines, "--classes", "digits", "--per-class", 2, "--steps", 3, "--solver", "ddim"]
+    words += ["--device", "cpu", "--output", tmp_path / "set", "--shard-size", 10, "--profile"]
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(maker.shards, "write_shard", interrupt)
+    assert run_command(generate, *words, tmp_path / "trace.json") == 130
+    assert [path.name for path in tmp_path.glob("trace*")] == ["trace-1.json"]
+    assert '"unet"' in (tmp_path / "trace-1.json").read_text()
+    assert run_command(generate, *words, "/proc/trace.json") == 2  # before any image
+    assert not list((tmp_path / "set").glob("*.tar"))

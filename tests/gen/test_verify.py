@@ -206,6 +206,7 @@ def generated(engines, tmp_path_factory):
         ({"steps": 9}, "has steps 9; by the manifest it is 2"),
         ({"model": "another"}, "has model 'another'"),
         ({"model_sha256": "0"}, "has model_sha256 '0'"),
+        ({"negative_prompt": "blur"}, "has negative_prompt 'blur'; by the manifest it is ''"),
     ],
 )
 @pytest.mark.parametrize("merged", [False, True])
@@ -270,8 +271,10 @@ def test_repair_makes_the_same_bytes_again(engines, tmp_path, monkeypatch):
     samples[0] = dataclasses.replace(samples[0], fields=samples[0].fields | {"seed": "0" * 32})
     shards.write_shard(storage.at(folder), 2, samples, {})
     (folder / "000003.json").unlink()
+    for end in ("tar", "idx", "json"):
+        shutil.copy(folder / f"000000.{end}", folder / f"000009.{end}")
     rows = wrong(folder, tmp_path)
-    assert {row[0] for row in rows} >= {1, 2, 3}
+    assert {row[0] for row in rows} >= {1, 2, 3, 9}
     assert any("has seed '0000" in row[2] for row in rows)
     read, real = [], verify_module.check_shard
     monkeypatch.setattr(verify_module, "check_shard", lambda *given: read.append(given[1]) or real(*given))

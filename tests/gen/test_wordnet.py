@@ -68,6 +68,20 @@ def test_a_name_in_place_of_an_id_gets_the_nearest_names(word, suggestion):
         wordnet.synset(word)
 
 
+@pytest.mark.parametrize(
+    ("word", "suggestion"),
+    [
+        ("n01440765", r"n01440765 is not in WordNet 3.0; .*did you mean n01440764 \(tench\)\?"),
+        ("n1440764", r"did you mean n01440764 \(tench\)\?"),
+        ("01440764", r"did you mean n01440764 \(tench\)\?"),
+        ("n00007847", r"did you mean .*n00007846 \(person\)"),  # a noun, but no class of ImageNet
+    ],
+)
+def test_a_slip_in_an_id_gets_the_nearest_ids(word, suggestion):
+    with pytest.raises(ValueError, match=suggestion):
+        wordnet.synset(word)
+
+
 def test_zipped_corpora_are_unpacked_beside_themselves(tmp_path, monkeypatch):
     import shutil
 
