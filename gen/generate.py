@@ -22,7 +22,7 @@ from synthclone.gen import card, production, shards, storage, timeline
 from synthclone.gen.config import PRESETS, GenerateConfig, make_plan
 from synthclone.gen.launch import Launch
 from synthclone.gen.local_workers import generate_locally
-from synthclone.gen.manifest import compare, identity, recorded_batch
+from synthclone.gen.manifest import identity, recorded_batch, start_dataset
 from synthclone.gen.plan import Plan
 from synthclone.gen.production import plan_dataset
 from synthclone.gen.progress import WorkerProgress, image_bar
@@ -45,15 +45,15 @@ def generate(config: GenerateConfig, plan: Plan, launch: Launch) -> None:
     target = storage.at(config.output)
     # From the engines' descriptions: a mistake is better known before anything is loaded, and when nothing is left to do.
     manifest = plan_dataset(config, plan, describe_pipeline(config.engines), config.batch or recorded_batch(target))
-    if shards.MANIFEST in target.sizes():
-        compare(target, manifest)
+    if any(name == shards.MANIFEST or name.endswith(".tar") for name in target.sizes()):
+        start_dataset(target, manifest)  # goes on
     storage.sweep(target)
     mine = set(range(launch.rank, plan.num_shards, launch.world_size))
     todo = sorted(mine - shards.finished(target, identity(manifest)))
     with image_bar(plan, mine, mine - set(todo), place=launch.local_rank) as bar:
-        if config.distributor == "none":
+        if todo and config.distributor == "none":
             generate_here(config, plan, launch, todo, bar)
-        else:
+        elif todo:
             distribute = generate_locally if config.distributor == "local" else generate_on_ray
             distribute(config, plan, ShardQueue(todo, retries=config.retries), WorkerProgress(bar))
     finish(config, plan, launch)

@@ -172,14 +172,8 @@ def rewritten(source: Dataset, shard: Shard, number: int, first: int, labels: Ma
         ValueError: a sample's class is not in its manifest, or the shard is not what its marker says.
     """
     for position, sample in enumerate(shards.read_samples(source, shard)):
-        key = sample.fields.get("class")
-        if key not in labels:
-            raise ValueError(
-                f"{source.storage.url}: {sample.key} of shard {shard.number:06d} has class {key!r}, which its manifest "
-                f"does not list; `synthclone verify {source.storage.url}` tells more"
-            )
-        index = first + position
-        fields = {**sample.fields, "label": labels[key], "index": index, "source": number, "source_key": sample.key}
+        index, label = first + position, labels[sample.fields["class"]]
+        fields = {**sample.fields, "label": label, "index": index, "source": number, "source_key": sample.key}
         yield Sample(key=f"{index:09d}", jpeg=sample.jpeg, fields=fields)
 
 

@@ -26,6 +26,7 @@ from synthclone.engines.command import run
 from synthclone.engines.files import write_json
 from synthclone.gen import card, croissant, shards, storage
 from synthclone.gen.duplicates import Duplicates
+from synthclone.gen.manifest import identity
 from synthclone.gen.origin import origin_of, origins_of, plan_of
 from synthclone.gen.storage import Storage
 from synthclone.gen.verify_shard import Checked, Problem, check_shard
@@ -82,7 +83,7 @@ class Examination:
 
     def __init__(self, source: Storage, manifest: Mapping[str, Any], duplicates: Duplicates) -> None:
         self.source, self.manifest, self.duplicates = source, manifest, duplicates
-        self.origins = origins_of(manifest)
+        self.origins, self.dataset = origins_of(manifest), identity(manifest)
         self.wrong: dict[int, list[Problem]] = {}
         self.uncounted: set[int] = set()
         self.counts = Counter[str]()
@@ -108,7 +109,7 @@ class Examination:
                     checked.wrong(number, "the shard is missing")
                 else:
                     origin = origin_of(self.origins, number)
-                    checked = check_shard(self.source, number, self.manifest, origin, pool)
+                    checked = check_shard(self.source, number, self.manifest, self.dataset, origin, pool)
                 if checked.problems:
                     self.wrong[number] = checked.problems
                 if number < expected and not checked.counted:

@@ -53,9 +53,18 @@ class Checked:
 
 
 def check_shard(
-    source: Storage, number: int, manifest: Mapping[str, Any], origin: Origin | None, pool: Executor
+    source: Storage, number: int, manifest: Mapping[str, Any], dataset: str, origin: Origin | None, pool: Executor
 ) -> Checked:
-    """Read a shard; a shard that cannot be read is a problem, not an error."""
+    """Read a shard; a shard that cannot be read is a problem, not an error.
+
+    Args:
+        source: where it lies.
+        number: which.
+        manifest: of the data set.
+        dataset: the identity that follows from it, which the marker bears.
+        origin: what planned the shard's images.
+        pool: decodes images.
+    """
     checked = Checked()
     wrong = partial(checked.wrong, number)
     tar_name, index_name, _ = shards.file_names(number)
@@ -64,6 +73,8 @@ def check_shard(
     except ValueError as error:
         wrong(str(error))
         return checked
+    if marker.get("dataset", dataset) != dataset:
+        wrong("it was made by a run with other options, at the same time as another")
     try:
         data = source.read(tar_name)
     except FileNotFoundError as error:

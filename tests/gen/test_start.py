@@ -88,8 +88,13 @@ def test_a_lost_manifest_is_written_again_for_the_same_data_set_only(engines, ma
     assert run_command(generate, "--engines", engines, *OPTIONS.split(), "--output", made) == 2
     assert "dataset.json is damaged" in capsys.readouterr().err
     (made / "dataset.json").unlink()
+    assert (
+        run_command(generate, "--engines", engines, *OPTIONS.split(), "--distributor", "local", "--output", made) == 0
+    )
+    assert digests(made) == before
+    (made / "dataset.json").unlink()
     assert run_command(generate, "--engines", engines, *OPTIONS.split(), "--seed", 1, "--output", made) == 2
-    assert "shard 000000 was made by a run with other options" in capsys.readouterr().err
+    assert "holds shards of another data set, and no dataset.json" in capsys.readouterr().err
     (made / "000002.json").unlink()
     assert run_command(generate, "--engines", engines, *OPTIONS.split(), "--output", made) == 0
     assert digests(made) == before
@@ -101,6 +106,10 @@ def test_a_shard_of_another_data_set_is_noticed(engines, made, capsys):
     assert run_command(generate, "--engines", engines, *OPTIONS.split(), "--output", made) == 2
     error = capsys.readouterr().err
     assert "shard 000001 was made by a run with other options" in error and "delete 000001.json" in error
+    assert run_command(verify, made) == 1
+    assert "it was made by a run with other options" in capsys.readouterr().out
+    assert run_command(verify, made, "--repair", "--engines", engines) == 0
+    assert json.loads((made / "000001.json").read_text()) == marker
 
 
 @pytest.mark.parametrize("distributor", ["none", "local", "ray"])
