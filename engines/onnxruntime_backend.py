@@ -42,7 +42,9 @@ def build(spec: EngineSpec, source: Source, out: Path, device: torch.device, opt
     providers(options, spec, device, out)
     for path in source.onnx.parent.glob(source.onnx.name + "*"):
         shutil.copy2(path, out / path.name)
-    if device.type == "cpu" and split(out / MODEL, [item.name for item in spec.inputs if item.kept]):
+    # Not in 8 bits: a product whose two sides lie in different parts would be computed in fp32.
+    kept = [item.name for item in spec.inputs if item.kept and source.quantization is None]
+    if device.type == "cpu" and split(out / MODEL, kept):
         (out / MODEL).unlink()
     files.write_json(out / "options.json", asdict(options))
 

@@ -85,7 +85,7 @@ def test_graph_keeps_to_opset_20_and_names_its_axes(engines):
     import onnx
 
     for name in components.ENGINES:
-        model = onnx.load(engines / name / "model.onnx", load_external_data=False)
+        model = onnx.load(engines / "onnx" / f"{name}-fp32" / "model.onnx", load_external_data=False)
         assert {entry.domain: entry.version for entry in model.opset_import} == {"": 20}
         assert all(value.type.tensor_type.shape.dim[0].dim_param == "batch" for value in model.graph.input)
         weights = [

@@ -41,7 +41,7 @@ def check_parity(spec, module, path, sizes):
 
 @pytest.mark.parametrize("name", components.ENGINES)
 def test_graphs_of_the_engines_are_clean_and_within_tensorrts_operators(engines, name):
-    path = engines / name / "model.onnx"
+    path = engines / "onnx" / f"{name}-fp32" / "model.onnx"
     check_operators(path)
     found = operators(path)
     assert not set(found) & {"Identity", "Constant", "Dropout"}
@@ -65,7 +65,7 @@ def test_fp16_graphs_are_fp16_and_within_tensorrts_operators(tmp_path, name):
 
 def test_opset_23_says_the_same_in_fewer_nodes(engines, tmp_path):
     spec, module, path = export(tmp_path, "unet", opset=23)
-    found, before = operators(path), operators(engines / "unet" / "model.onnx")
+    found, before = operators(path), operators(engines / "onnx" / "unet-fp32" / "model.onnx")
     assert found["Attention"] == 20 and found["GroupNormalization"] == 39
     assert not found["Softmax"] and not found["InstanceNormalization"]
     assert found.total() < 0.75 * before.total()
