@@ -54,9 +54,7 @@ def checkpoint(tmp_path_factory) -> Path:
     """A ResNet-18 with random weights."""
     model = make_model("resnet18", num_classes=10, generator=torch.Generator().manual_seed(0))
     for name, values in model.named_parameters():
-        if name.endswith(
-            "bn2.weight"
-        ):  # as initialised, 0: then the features of small images are of their corner alone
+        if name.endswith("bn2.weight"):  # at 0, as initialised, the features of small images are of their corner alone
             torch.nn.init.ones_(values)
     file = tmp_path_factory.mktemp("checkpoint") / "last.safetensors"
     metadata = Metadata(arch="resnet18", classes=(), image_size=32, crop_ratio=0.8, config={})
@@ -110,11 +108,8 @@ def test_whole_command(synthetic, real, checkpoint, clip, tmp_path, capsys):
     for row in [results["overall"], *results["by_class"].values()]:
         assert row["fid"] > 0 and np.isfinite(row["kid"]) and 0 <= row["clip_score"] <= 100
         assert all(0 <= row[name] <= 1 for name in ("precision", "recall", "coverage"))
-    assert (
-        results["num_features"] == 512
-        and results["overall"]["num_repeated"] == 0
-        and results["num_bad_images"] == {"synthetic": 0, "real": 0}
-    )
+    assert results["num_features"] == 512 and results["overall"]["num_repeated"] == 0
+    assert results["num_bad_images"] == {"synthetic": 0, "real": 0}
     assert "all images" in printed.out and "clip_score" in printed.out
     assert "10 of 10 classes: FID is too high" in printed.err
     with Image.open(output.with_suffix(".png")) as picture:

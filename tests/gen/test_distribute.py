@@ -1,6 +1,5 @@
-"""`--distributor local` and `ray`, and launchers: the same bytes as one process, whoever dies; and what cannot be mended."""
+"""`--distributor local` and ranks: the same bytes as one process, whoever dies; and what cannot be mended."""
 
-import hashlib
 import io
 import multiprocessing
 import os
@@ -13,39 +12,14 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from broken_runs import children, digests, start, wait_for_shards, words
 from support import run_command
 from tqdm import tqdm
 
-from synthclone.gen import ray_workers
 from synthclone.gen.generate import command as generate
-from synthclone.gen.launch import Launch
 from synthclone.gen.local_workers import FLUSH, Supervisor, Worker
 from synthclone.gen.progress import WorkerProgress
-from synthclone.gen.shard_queue import ShardQueue, WorkersLostError
-
-OPTIONS = (
-    "--classes digits --prompt c,d --guidance 2 --solver ddim --steps 6 --device cpu --per-class 12 --shard-size 10"
-)
-
-
-def words(engines, folder, *more):
-    return ["--engines", str(engines), *OPTIONS.split(), "--output", str(folder), *map(str, more)]
-
-
-def digests(folder):
-    """Of everything but the manifest, which records the batch."""
-    names = sorted(
-        path for path in folder.iterdir() if path.suffix in {".tar", ".idx", ".json"} and path.stem.isdigit()
-    )
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in names}
-
-
-@pytest.fixture(scope="module")
-def unbroken(engines, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken") / "set"
-    assert run_command(generate, *words(engines, folder)) == 0
-    assert len(digests(folder)) == 36
-    return digests(folder)
+from synthclone.gen.shard_queue import ShardQueue
 
 
 @pytest.mark.parametrize("batch", [1, 7])
@@ -53,30 +27,6 @@ def test_the_batch_does_not_show(engines, unbroken, tmp_path, batch):
     """On ONNX Runtime's CPU provider in fp32, whose rows do not depend on the batch."""
     assert run_command(generate, *words(engines, tmp_path / "set", "--batch", batch)) == 0
     assert digests(tmp_path / "set") == unbroken
-
-
-def start(*arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "synthclone.cli", "generate", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | environment,
-        start_new_session=True,
-    )
-
-
-def children(process):
-    """The supervisor's workers, by what they were started to do."""
-    try:
-        return [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    except psutil.Error:
-        return []
-
-
-def wait_for_shards(folder, count, process):
-    while len(list(folder.glob("[0-9]*.tar"))) < count and process.poll() is None:
-        time.sleep(0.02)
 
 
 def test_local_workers_are_killed_and_replaced(engines, unbroken, tmp_path):
@@ -169,44 +119,6 @@ def test_a_worker_that_dies_again_and_again_stops_the_run(engines, tmp_path):
     assert "2 workers died while they made shard 000000" in output.splitlines()[-1]
 
 
-def test_the_queue_gives_back_what_a_lost_worker_had():
-    queue = ShardQueue(range(4), retries=2)
-    assert [queue.take("a"), queue.take("a"), queue.take("b")] == [0, 1, 2]
-    queue.done("a", 0)
-    queue.lost("a", "exit code -9")
-    assert [queue.take("b"), queue.take("b"), queue.take("b")] == [1, 3, None]
-    assert queue.empty and not queue.finished
-    for number in (1, 2, 3):
-        queue.done("b", number)
-    assert queue.finished
-    queue.lost("c", "exit code 1")
-    with pytest.raises(WorkersLostError, match=r"2 workers died before they took a shard; the last one: exit code 1\."):
-        queue.lost("d", "exit code 1")
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, Launch()),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Launch(rank=3, world_size=4, local_rank=1)),
-        ({"RANK": "3"}, Launch()),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, Launch()),  # a batch script, not a rank
-        (
-            {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"},
-            Launch(rank=3, world_size=4, local_rank=1),
-        ),
-    ],
-)
-def test_launchers_environments(environment, expected):
-    assert Launch.of_environment(environment) == expected
-
-
-@pytest.mark.parametrize(("rank", "world", "message"), [("x", "2", "whole numbers"), ("2", "2", "below WORLD_SIZE, 2")])
-def test_nonsense_in_the_environment(rank, world, message):
-    with pytest.raises(ValueError, match=message):
-        Launch.of_environment({"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": "0"})
-
-
 def test_local_workers_of_a_rank_make_its_share(engines, unbroken, tmp_path, monkeypatch, capsys):
     for rank in ("0", "1"):
         for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
@@ -252,69 +164,6 @@ def test_a_dead_idle_worker_is_not_taken_for_the_one_that_speaks(monkeypatch):
     assert started == [0] and supervisor.workers == [live] and dead.process.killed
     supervisor._hear(live, "images", 1)
     assert pipes[1][1].recv() == 0  # it waits for one still
-
-
-@pytest.fixture(scope="module")
-def ray_cluster():
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
-    yield ray
-    ray.shutdown()
-
-
-def test_ray_actors_are_killed_and_replaced(engines, unbroken, tmp_path, ray_cluster):
-    folder = tmp_path / "set"
-    killed = []
-
-    def kill_one():
-        while not killed:
-            if len(list(folder.glob("[0-9]*.tar"))) >= 2:
-                actors = [
-                    worker
-                    for worker in psutil.Process().children(recursive=True)
-                    if "ray::Maker" in " ".join(worker.cmdline())
-                ]
-                if actors:
-                    actors[0].kill()
-                    killed.append(actors[0].pid)
-            time.sleep(0.02)
-
-    import threading
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    assert run_command(generate, *words(engines, folder, "--distributor", "ray", "--workers", 2)) == 0
-    killer.join()
-    assert digests(folder) == unbroken
-
-
-def test_an_actor_that_raises_is_replaced(engines, unbroken, tmp_path, ray_cluster, monkeypatch):
-    """As one whose GPU has run out of memory."""
-    flag = str(tmp_path / "raised")
-
-    class Failing(ray_workers.Maker):
-        def make(self, numbers):
-            import pathlib
-
-            if not pathlib.Path(flag).exists():
-                pathlib.Path(flag).touch()
-                raise RuntimeError("CUDA error: out of memory")
-            return super().make(numbers)
-
-    monkeypatch.setattr(ray_workers, "Maker", Failing)
-    folder = tmp_path / "set"
-    assert run_command(generate, *words(engines, folder, "--distributor", "ray", "--workers", 1)) == 0
-    assert digests(folder) == unbroken
-    monkeypatch.setattr(Failing, "make", lambda self, numbers: 1 / 0)
-    with pytest.raises(WorkersLostError, match=r"2 workers died while they made shard 000000.*ZeroDivisionError"):
-        queue, progress = ShardQueue(range(2), retries=2), WorkerProgress(tqdm(total=2, file=io.StringIO()))
-        ray_workers.generate_on_ray(SimpleNamespace(workers=1), SimpleNamespace(), queue, progress)
-
-
-def test_a_users_mistake_in_an_actor_is_one_line(engines, tmp_path, capsys, ray_cluster):
-    arguments = words(engines, tmp_path / "set", "--distributor", "ray", "--workers", 1, "--batch", 100)
-    assert run_command(generate, *arguments) == 2
-    assert "--batch 100 is over the engines' maximum 8" in capsys.readouterr().err
 
 
 def test_s3_with_one_request_in_five_failing(engines, unbroken, tmp_path):
