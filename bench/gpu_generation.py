@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,9 @@ def theirs(job: Job, *, compiled: bool) -> Callable[[], float]:
 def ways(job: Job) -> Iterator[tuple[str, Callable[[], Callable[[], float]]]]:
     """What is measured, by name; diffusers after ours, from whose engines it takes checkpoint and precision."""
     for name in job.config.backends.split(","):
-        yield name, lambda name=name: ours(job, name)  # type: ignore[misc]
-    yield "diffusers", lambda: theirs(job, compiled=False)
-    yield "diffusers_torch_compile", lambda: theirs(job, compiled=True)
+        yield name, partial(ours, job, name)
+    yield "diffusers", partial(theirs, job, compiled=False)
+    yield "diffusers_torch_compile", partial(theirs, job, compiled=True)
 
 
 def measure_all(config: GpuGenerationConfig, device: torch.device, work: Path) -> list[dict[str, Any]]:
